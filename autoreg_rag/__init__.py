@@ -1,0 +1,1 @@
+"""Retrieval with embeddings that follow an LLM's autoregressive nature (AutoRegEmbed)."""

@@ -1,0 +1,18 @@
+"""The corpus: files are found, read as documents, and cut into chunks."""
+
+from autoreg_rag.corpus.chunking import Chunker
+from autoreg_rag.corpus.files import CorpusFile, file_digest, find_files
+from autoreg_rag.corpus.readers import READER_VERSION, read_documents
+from autoreg_rag.corpus.records import Chunk, Document, Hit
+
+__all__ = [
+    "READER_VERSION",
+    "Chunk",
+    "Chunker",
+    "CorpusFile",
+    "Document",
+    "Hit",
+    "file_digest",
+    "find_files",
+    "read_documents",
+]

@@ -1,0 +1,35 @@
+"""Errors that a user can mend."""
+
+from __future__ import annotations
+
+
+class AutoRegError(Exception):
+    """Something that the user can mend; its message is one line that says how.
+
+    Every command prints the message to standard error, without a traceback,
+    and exits with status 1.
+    """
+
+
+class ModelError(AutoRegError):
+    """A model cannot be loaded, saved or used as asked."""
+
+
+class CorpusError(AutoRegError):
+    """The corpus as a whole cannot be read."""
+
+
+class ReadError(AutoRegError):
+    """One file or one record of the corpus cannot be read; the others can."""
+
+
+class StoreError(AutoRegError):
+    """An index cannot be opened, written or searched."""
+
+
+class FingerprintError(StoreError):
+    """An index was made by another model, or with other settings, than the one at hand."""
+
+
+class EvaluationError(AutoRegError):
+    """An evaluation set is missing or malformed."""

@@ -1,0 +1,215 @@
+"""Lexical search: BM25, and the fusion of its ranking with others."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from array import array
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import bm25s
+import numpy as np
+import Stemmer
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from autoreg_rag.errors import StoreError
+from autoreg_rag.files import write_whole
+
+FILE = "bm25.safetensors"
+FORMAT = "autoreg_rag.bm25/1"
+BATCH = 1024
+
+# bm25s sets its logger to DEBUG on import, past whatever the application chose.
+logging.getLogger("bm25s").setLevel(logging.WARNING)
+
+
+class BM25Index:
+    """Texts that are found by their words.
+
+    The score is BM25 as Lucene computes it (Kamphuis et al., ECIR 2020) with
+    k1 = 1.5 and b = 0.75. Words are lower-cased runs of two or more letters
+    or digits; English stop words (NLTK's list) are left out and the others
+    reduced to their stems by the English Snowball stemmer, unless `english`
+    is false.
+
+    Attributes
+    ----------
+    ids
+        Of all documents, in the order in which they came.
+    english
+        Whether stop words and endings of English are removed.
+    """
+
+    def __init__(self, ids: list[str], bm25: bm25s.BM25 | None, *, english: bool) -> None:
+        self.ids = ids
+        self.english = english
+        self._bm25 = bm25  # None where no document has a word
+
+    @classmethod
+    def build(cls, documents: Iterable[tuple[str, str]], *, english: bool = True) -> BM25Index:
+        """Index `documents`, pairs of id and text.
+
+        The texts stream through: 4 bytes per word stay in memory.
+        """
+        ids: list[str] = []
+        vocabulary: dict[str, int] = {}
+        words: list[array[int]] = []
+        for batch in _batches(documents):
+            ids.extend(id_ for id_, _ in batch)
+            for tokens in _tokenize([text for _, text in batch], english):
+                words.append(
+                    array("i", (vocabulary.setdefault(t, len(vocabulary)) for t in tokens))
+                )
+        if not vocabulary:
+            return cls(ids, None, english=english)
+        bm25 = bm25s.BM25()
+        bm25.index((words, vocabulary), create_empty_token=False, show_progress=False)
+        return cls(ids, bm25, english=english)
+
+    def __len__(self) -> int:
+        """How many documents there are."""
+        return len(self.ids)
+
+    def search(
+        self, queries: Sequence[str], k: int, *, among: Container[str] | None = None
+    ) -> list[list[tuple[str, float]]]:
+        """Find for each query the `k` best documents that share a word with it.
+
+        Parameters
+        ----------
+        queries
+            Questions or words.
+        k
+            The most documents per query, 1 or more.
+        among
+            The ids that may be found; all by default.
+
+        Returns
+        -------
+        list of list of (id, score)
+            One list per query, best first; equal scores are ordered by id.
+        """
+        if k < 1:
+            raise ValueError(f"k is {k}; it must be 1 or more")
+        if self._bm25 is None:
+            return [[] for _ in queries]
+        allowed = None
+        if among is not None:
+            allowed = np.fromiter((id_ in among for id_ in self.ids), bool, len(self.ids))
+        return [self._best(tokens, k, allowed) for tokens in _tokenize(queries, self.english)]
+
+    def save(self, folder: Path) -> None:
+        """Write the index into `folder`, as one file that is replaced whole."""
+        arrays = {"ids": _packed(self.ids)}
+        if self._bm25 is not None:
+            arrays["vocabulary"] = _packed(self._bm25.vocab_dict)
+            arrays |= {name: self._bm25.scores[name] for name in ("data", "indices", "indptr")}
+        metadata = {"format": FORMAT, "english": json.dumps(self.english)}
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / FILE, save(arrays, metadata))
+
+    @classmethod
+    def load(cls, folder: Path) -> BM25Index:
+        """Read the index that `save` wrote into `folder`.
+
+        Raises
+        ------
+        StoreError
+            There is none, or it is damaged, or of another version.
+        """
+        path = folder / FILE
+        try:
+            with safe_open(path, framework="np") as file:
+                metadata = file.metadata() or {}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except FileNotFoundError as error:
+            raise StoreError(f"{folder} has no BM25 index ({FILE})") from error
+        except (OSError, SafetensorError) as error:
+            raise StoreError(f"{path} cannot be read ({error}); build it again") from error
+        if metadata.get("format") != FORMAT:
+            raise StoreError(f"{path} is not a BM25 index of this version; build it again")
+        ids: list[str] = _unpacked(arrays.pop("ids"))
+        english: bool = json.loads(metadata["english"])
+        if not arrays:
+            return cls(ids, None, english=english)
+        bm25 = bm25s.BM25()
+        bm25.vocab_dict = _unpacked(arrays.pop("vocabulary"))
+        bm25.scores = {**arrays, "num_docs": len(ids)}
+        bm25.nonoccurrence_array = None
+        return cls(ids, bm25, english=english)
+
+    def _best(
+        self, tokens: list[str], k: int, allowed: NDArray[np.bool_] | None
+    ) -> list[tuple[str, float]]:
+        assert self._bm25 is not None
+        scores = self._bm25.get_scores_from_ids(self._bm25.get_tokens_ids(tokens))
+        if allowed is not None:
+            scores[~allowed] = 0
+        found = np.flatnonzero(scores)
+        if len(found) > k:
+            # All that tie with the k-th stay in, for the ids to decide.
+            kth = np.partition(scores[found], -k)[-k]
+            found = found[scores[found] >= kth]
+        hits = [(self.ids[i], float(scores[i])) for i in found]
+        return sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:k]
+
+
+def reciprocal_rank_fusion(
+    rankings: Iterable[Sequence[str]], k: int = 60
+) -> list[tuple[str, float]]:
+    """Fuse rankings by the reciprocals of the ranks.
+
+    An id scores the sum over the rankings that hold it of ``1 / (k + rank)``,
+    with ranks from 1 (Cormack, Clarke and Büttcher, SIGIR 2009).
+
+    Parameters
+    ----------
+    rankings
+        Lists of ids, best first, each id at most once in a list.
+    k
+        How little the first ranks stand out; 60 in the paper.
+
+    Returns
+    -------
+    list of (id, score)
+        Best first; equal scores are ordered by id.
+    """
+    parts: defaultdict[str, list[float]] = defaultdict(list)
+    for ranking in rankings:
+        for rank, id_ in enumerate(ranking, start=1):
+            parts[id_].append(1 / (k + rank))
+    # fsum rounds once, so the order of the rankings cannot break a tie.
+    scores = {id_: math.fsum(part) for id_, part in parts.items()}
+    return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _tokenize(texts: Sequence[str], english: bool) -> list[list[str]]:
+    tokens: list[list[str]] = bm25s.tokenize(
+        list(texts),
+        stopwords="english_plus" if english else [],
+        stemmer=Stemmer.Stemmer("english") if english else None,
+        return_ids=False,
+        show_progress=False,
+    )
+    return tokens
+
+
+def _batches(documents: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    rest = iter(documents)
+    while batch := list(islice(rest, BATCH)):
+        yield batch
+
+
+def _packed(value: list[str] | dict[str, int]) -> NDArray[np.uint8]:
+    return np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
+
+
+def _unpacked(content: NDArray[np.uint8]) -> Any:
+    return json.loads(content.tobytes())
