@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from peft import PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -43,7 +44,7 @@ class Backbone:
     """
 
     name: str
-    language_model: PreTrainedModel
+    language_model: PreTrainedModel | PeftModel
     tokenizer: Tokenizer
     weights_hash: str
 
@@ -68,7 +69,8 @@ class Backbone:
             ``float32``, ``bfloat16`` or ``float16``; by default what the device
             is fastest in.
         attention
-            An attention implementation of transformers; by default ``sdpa``.
+            An attention implementation of transformers; by default its own choice
+            (``sdpa`` where the model has it).
 
         Raises
         ------
@@ -90,7 +92,7 @@ class Backbone:
             model = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=kind,
-                attn_implementation=attention or "sdpa",
+                attn_implementation=attention,
                 use_safetensors=True,
             )
         except (OSError, ValueError, KeyError) as error:
@@ -104,6 +106,27 @@ class Backbone:
             raise ModelError(f"the tokenizer in {folder} has no end-of-sequence token")
         model.requires_grad_(False).eval().to(place)
         return cls(name, model, tokenizer, _weights_hash(files))
+
+    def attach(self, folder: Path) -> None:
+        """Put the LoRA adapter in `folder` on the LLM.
+
+        Raises
+        ------
+        ModelError
+            The adapter is damaged, or does not fit this LLM.
+        """
+        try:
+            adapted = PeftModel.from_pretrained(self.language_model, folder)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(f"the adapter in {folder} cannot be used: {reason}") from error
+        self.language_model = adapted.eval()
+
+    def adapter_parameters(self) -> list[tuple[str, Tensor]]:
+        """Return name and value of each parameter that an adapter added, in a fixed order."""
+        if not isinstance(self.language_model, PeftModel):
+            return []
+        return sorted(get_peft_model_state_dict(self.language_model).items())
 
     @property
     def body(self) -> nn.Module:

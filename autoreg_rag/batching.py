@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
+from torch import Tensor, nn
+
 
 def length_buckets(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
     """Group positions so that each batch, padded, stays within a budget of tokens.
@@ -33,3 +36,31 @@ def length_buckets(lengths: Sequence[int], token_budget: int) -> Iterator[list[i
         batch.append(position)
     if batch:
         yield batch
+
+
+def right_padded(
+    sequences: Sequence[Sequence[int]], device: torch.device, *, extra: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Stack rows of token ids, padded on the right with id 0.
+
+    Lengths, not ids, tell padding from text: the padding token of many models
+    is also a real one.
+
+    Parameters
+    ----------
+    sequences
+        n rows of ids.
+    device
+        Where the result goes.
+    extra
+        Free positions to leave behind the longest row.
+
+    Returns
+    -------
+    Tensor, Tensor
+        Ids, [n, T + extra], and lengths, [n].
+    """
+    rows = [torch.tensor(ids, dtype=torch.long) for ids in sequences]
+    ids = nn.functional.pad(nn.utils.rnn.pad_sequence(rows, batch_first=True), (0, extra))
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids.to(device), lengths.to(device)

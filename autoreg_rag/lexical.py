@@ -7,7 +7,7 @@ import logging
 import math
 from array import array
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from autoreg_rag.files import write_whole
 FILE = "bm25.safetensors"
 FORMAT = "autoreg_rag.bm25/1"
 BATCH = 1024
+K1 = 1.5
+B = 0.75
 
 # bm25s sets its logger to DEBUG on import, past whatever the application chose.
 logging.getLogger("bm25s").setLevel(logging.WARNING)
@@ -33,77 +35,57 @@ logging.getLogger("bm25s").setLevel(logging.WARNING)
 class BM25Index:
     """Texts that are found by their words.
 
-    The score is BM25 as Lucene computes it (Kamphuis et al., ECIR 2020) with
-    k1 = 1.5 and b = 0.75. Words are lower-cased runs of two or more letters
-    or digits; English stop words (NLTK's list) are left out and the others
-    reduced to their stems by the English Snowball stemmer, unless `english`
-    is false.
+    The score is BM25 as Lucene computes it (Kamphuis et al., ECIR 2020), with
+    k1 = 1.5 and b = 0.75. Words are runs of two or more letters or digits, in
+    lower case. Unless `english` is false, English stop words (NLTK's list)
+    count for nothing, and words of one stem (Snowball's) count as the same.
+
+    Parameters
+    ----------
+    documents
+        Pairs of id and text. They stream through: 4 bytes per word stay in memory.
+    english
+        Whether to remove stop words and endings of English.
 
     Attributes
     ----------
     ids
         Of all documents, in the order in which they came.
-    english
-        Whether stop words and endings of English are removed.
     """
 
-    def __init__(self, ids: list[str], bm25: bm25s.BM25 | None, *, english: bool) -> None:
-        self.ids = ids
+    def __init__(self, documents: Iterable[tuple[str, str]], *, english: bool = True) -> None:
+        self.ids: list[str] = []
         self.english = english
-        self._bm25 = bm25  # None where no document has a word
-
-    @classmethod
-    def build(cls, documents: Iterable[tuple[str, str]], *, english: bool = True) -> BM25Index:
-        """Index `documents`, pairs of id and text.
-
-        The texts stream through: 4 bytes per word stay in memory.
-        """
-        ids: list[str] = []
+        self._bm25: bm25s.BM25 | None = None  # stays None where no document has a word
         vocabulary: dict[str, int] = {}
         words: list[array[int]] = []
         for batch in _batches(documents):
-            ids.extend(id_ for id_, _ in batch)
+            self.ids.extend(id_ for id_, _ in batch)
             for tokens in _tokenize([text for _, text in batch], english):
                 words.append(
                     array("i", (vocabulary.setdefault(t, len(vocabulary)) for t in tokens))
                 )
-        if not vocabulary:
-            return cls(ids, None, english=english)
-        bm25 = bm25s.BM25()
-        bm25.index((words, vocabulary), create_empty_token=False, show_progress=False)
-        return cls(ids, bm25, english=english)
+        if vocabulary:
+            self._bm25 = bm25s.BM25(k1=K1, b=B)
+            self._bm25.index((words, vocabulary), create_empty_token=False, show_progress=False)
 
     def __len__(self) -> int:
         """How many documents there are."""
         return len(self.ids)
 
-    def search(
-        self, queries: Sequence[str], k: int, *, among: Container[str] | None = None
-    ) -> list[list[tuple[str, float]]]:
+    def search(self, queries: Sequence[str], k: int) -> list[list[tuple[str, float]]]:
         """Find for each query the `k` best documents that share a word with it.
-
-        Parameters
-        ----------
-        queries
-            Questions or words.
-        k
-            The most documents per query, 1 or more.
-        among
-            The ids that may be found; all by default.
 
         Returns
         -------
         list of list of (id, score)
             One list per query, best first; equal scores are ordered by id.
         """
-        if k < 1:
-            raise ValueError(f"k is {k}; it must be 1 or more")
+        if k < 0:
+            raise ValueError(f"k is {k}; it must not be negative")
         if self._bm25 is None:
             return [[] for _ in queries]
-        allowed = None
-        if among is not None:
-            allowed = np.fromiter((id_ in among for id_ in self.ids), bool, len(self.ids))
-        return [self._best(tokens, k, allowed) for tokens in _tokenize(queries, self.english)]
+        return [self._best(self._bm25, tokens, k) for tokens in _tokenize(queries, self.english)]
 
     def save(self, folder: Path) -> None:
         """Write the index into `folder`, as one file that is replaced whole."""
@@ -135,23 +117,17 @@ class BM25Index:
             raise StoreError(f"{path} cannot be read ({error}); build it again") from error
         if metadata.get("format") != FORMAT:
             raise StoreError(f"{path} is not a BM25 index of this version; build it again")
-        ids: list[str] = _unpacked(arrays.pop("ids"))
-        english: bool = json.loads(metadata["english"])
-        if not arrays:
-            return cls(ids, None, english=english)
-        bm25 = bm25s.BM25()
-        bm25.vocab_dict = _unpacked(arrays.pop("vocabulary"))
-        bm25.scores = {**arrays, "num_docs": len(ids)}
-        bm25.nonoccurrence_array = None
-        return cls(ids, bm25, english=english)
+        index = cls((), english=json.loads(metadata["english"]))
+        index.ids = _unpacked(arrays.pop("ids"))
+        if arrays:
+            index._bm25 = bm25s.BM25(k1=K1, b=B)
+            index._bm25.vocab_dict = _unpacked(arrays.pop("vocabulary"))
+            index._bm25.scores = {**arrays, "num_docs": len(index.ids)}
+            index._bm25.nonoccurrence_array = None
+        return index
 
-    def _best(
-        self, tokens: list[str], k: int, allowed: NDArray[np.bool_] | None
-    ) -> list[tuple[str, float]]:
-        assert self._bm25 is not None
-        scores = self._bm25.get_scores_from_ids(self._bm25.get_tokens_ids(tokens))
-        if allowed is not None:
-            scores[~allowed] = 0
+    def _best(self, bm25: bm25s.BM25, tokens: list[str], k: int) -> list[tuple[str, float]]:
+        scores = bm25.get_scores_from_ids(bm25.get_tokens_ids(tokens))
         found = np.flatnonzero(scores)
         if len(found) > k:
             # All that tie with the k-th stay in, for the ids to decide.

@@ -10,32 +10,36 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from huggingface_hub import HfApi
 from numpy.typing import NDArray
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.nn.functional import normalize
-from tqdm.auto import tqdm
 
 from autoreg_rag.backbone import Backbone, find_folder
-from autoreg_rag.batching import length_buckets
 from autoreg_rag.config import AutoRegConfig, is_model_folder
+from autoreg_rag.decoder import Decoder
+from autoreg_rag.encoder import Encoder
 from autoreg_rag.errors import ModelError
 from autoreg_rag.files import whole_folder
-from autoreg_rag.likelihood import token_log_probs
 from autoreg_rag.model_card import write_model_card
 from autoreg_rag.neck import Neck
+from autoreg_rag.truncation import Truncation
 
 logger = logging.getLogger(__name__)
 
+DEFAULT = "default"
+"""The name of the model that is loaded when none is named."""
+
 ADAPTER_FOLDER = "adapter"
+
 TOKEN_BUDGETS = {"cpu": 2048, "mps": 8192, "cuda": 65536}
 """Tokens of a batch by device. On a CPU the activations should stay in its cache."""
 
@@ -50,11 +54,18 @@ class AutoRegModel(nn.Module):
     config
         Settings saved with the model.
     backbone
-        The causal LM. With an adapter its ``language_model`` is a `PeftModel`.
+        The causal LM; with an adapter its ``language_model`` is a `PeftModel`.
     neck
         Compress tokens and bridge.
+    reference
+        The name by which `from_pretrained` finds the model again.
     token_budget
         The most tokens of a batch, padding included; by default the device's.
+
+    Raises
+    ------
+    ModelError
+        `config` was made for another base, or the token budget is below 1.
     """
 
     def __init__(
@@ -63,6 +74,7 @@ class AutoRegModel(nn.Module):
         backbone: Backbone,
         neck: Neck,
         *,
+        reference: str = DEFAULT,
         token_budget: int | None = None,
     ) -> None:
         super().__init__()
@@ -77,10 +89,11 @@ class AutoRegModel(nn.Module):
         self.backbone = backbone
         self.language_model = backbone.language_model
         self.neck = neck.to(backbone.device)
+        self.reference = reference
         self.token_budget = token_budget or TOKEN_BUDGETS.get(backbone.device.type, 8192)
-        self._warned = False
-
-    # ------------------------------------------------------------ load and save
+        truncation = Truncation(config, backbone)
+        self.encoder = Encoder(config, backbone, neck, truncation)
+        self.decoder = Decoder(backbone, neck, truncation)
 
     @classmethod
     def from_pretrained(
@@ -114,23 +127,22 @@ class AutoRegModel(nn.Module):
             The model cannot be found or loaded, or is bound to another base.
         """
         how = {"device": device, "dtype": dtype, "attention": attention}
-        folder = find_folder(str(name)) if name is not None else None
+        reference = DEFAULT if name is None else str(name)
+        folder = None if reference == DEFAULT else find_folder(reference)
         if folder is not None and is_model_folder(folder):
-            config = dataclasses.replace(AutoRegConfig.load(folder), **_known(settings))
+            config = dataclasses.replace(AutoRegConfig.load(folder), **settings)
             backbone = Backbone.load(config.base_model, **how)
             neck = Neck.load(folder, shape=(config.num_compress_tokens, backbone.hidden_size))
             if (folder / ADAPTER_FOLDER).is_dir():
-                backbone.language_model = PeftModel.from_pretrained(
-                    backbone.language_model, folder / ADAPTER_FOLDER
-                ).eval()
-            return cls(config, backbone, neck, token_budget=token_budget)
-        backbone = Backbone.load(None if name is None else str(name), **how)
-        config = AutoRegConfig(backbone.name, backbone.weights_hash, **_known(settings))
-        logger.warning(
-            "%s has untrained compress tokens: it retrieves, but weakly", backbone.name
-        )
-        neck = Neck.untrained(backbone, config.num_compress_tokens)
-        return cls(config, backbone, neck, token_budget=token_budget)
+                backbone.attach(folder / ADAPTER_FOLDER)
+        else:
+            backbone = Backbone.load(None if folder is None else reference, **how)
+            config = AutoRegConfig(backbone.name, backbone.weights_hash, **settings)
+            neck = Neck.untrained(backbone, config.num_compress_tokens)
+            logger.warning(
+                "%s: its compress tokens are untrained, so it retrieves, but weakly", backbone.name
+            )
+        return cls(config, backbone, neck, reference=reference, token_budget=token_budget)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model into a folder that does not exist yet, or is empty.
@@ -161,10 +173,6 @@ class AutoRegModel(nn.Module):
         private
             Whether a repository that is created can be read by its owner only.
         """
-        from tempfile import TemporaryDirectory
-
-        from huggingface_hub import HfApi
-
         api = HfApi()
         with TemporaryDirectory() as temporary:
             self._write(Path(temporary))
@@ -174,12 +182,10 @@ class AutoRegModel(nn.Module):
     def _write(self, folder: Path) -> None:
         self.config.save(folder)
         self.neck.save(folder)
-        if isinstance(self.language_model, PeftModel):
-            self.language_model.save_pretrained(folder / ADAPTER_FOLDER)
-            (folder / ADAPTER_FOLDER / "README.md").unlink(missing_ok=True)
+        if isinstance(self.backbone.language_model, PeftModel):
+            self.backbone.language_model.save_pretrained(folder / ADAPTER_FOLDER)
+            (folder / ADAPTER_FOLDER / "README.md").unlink()  # the model has its own card
         write_model_card(folder, self.config, self.fingerprint())
-
-    # ------------------------------------------------------------------ identity
 
     @property
     def name(self) -> str:
@@ -189,8 +195,8 @@ class AutoRegModel(nn.Module):
     @property
     def dimension(self) -> int:
         """The length of an embedding."""
-        k = self.config.num_compress_tokens if self.config.pooling == "concat" else 1
-        return k * self.backbone.hidden_size
+        vectors = self.config.num_compress_tokens if self.config.pooling == "concat" else 1
+        return vectors * self.backbone.hidden_size
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that change with anything that changes a vector.
@@ -201,14 +207,11 @@ class AutoRegModel(nn.Module):
         """
         settings = json.dumps(self.config.vector_settings(), sort_keys=True)
         digest = hashlib.sha256(settings.encode())
-        trained = {"compress_tokens": self.neck.compress_tokens}
-        trained |= {n: p for n, p in self.language_model.named_parameters() if "lora_" in n}
-        for name, parameter in sorted(trained.items()):
+        for name, parameter in self.backbone.adapter_parameters():
             digest.update(name.encode())
-            digest.update(parameter.detach().float().cpu().numpy().tobytes())
+            digest.update(_bytes(parameter))
+        digest.update(_bytes(self.neck.compress_tokens))
         return digest.hexdigest()[:16]
-
-    # -------------------------------------------------------------------- encode
 
     def encode_queries(
         self, texts: Sequence[str], *, show_progress: bool = False
@@ -239,6 +242,18 @@ class AutoRegModel(nn.Module):
         """
         return self._embed(texts, self.config.document_instruction, show_progress)
 
+    def _embed(
+        self, texts: Sequence[str], instruction: str, show_progress: bool
+    ) -> NDArray[np.float32]:
+        texts = _several(texts)
+        vectors = np.empty((len(texts), self.dimension), np.float32)
+        batches = self.encoder.batches(
+            texts, instruction, self.token_budget, show_progress=show_progress
+        )
+        for positions, latents in batches:
+            vectors[positions] = self.encoder.pool(latents).cpu().numpy()
+        return vectors
+
     def compress(
         self, texts: Sequence[str], instruction: str | None = None, *, show_progress: bool = False
     ) -> Tensor:
@@ -259,83 +274,17 @@ class AutoRegModel(nn.Module):
             e, the last hidden states at the compress tokens: float32 [n, k, d],
             on the model's device, in the order of `texts`.
         """
+        texts = _several(texts)
         if instruction is None:
             instruction = self.config.document_instruction
         shape = (len(texts), self.neck.k, self.backbone.hidden_size)
         latents = torch.empty(shape, device=self.backbone.device)
-        for rows, batch in self._compressed(texts, instruction, show_progress):
-            latents[rows] = batch.float()
-        return latents
-
-    def encoder(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """Run the encoder on token ids; gradients flow where they are enabled.
-
-        Causal attention never looks right, so rows padded on the right need no
-        mask: their own positions see what they would see alone.
-
-        Parameters
-        ----------
-        sequences
-            n rows of ids, as `encoder_ids` makes them.
-
-        Returns
-        -------
-        Tensor
-            Last hidden states at the compress tokens, [n, k, d].
-        """
-        k = self.neck.k
-        ids, lengths = _padded(sequences, self.backbone.device, extra=k)
-        inputs, positions = self.neck.append(self.backbone.embed(ids), lengths)
-        hidden = self.backbone.body(inputs_embeds=inputs, use_cache=False).last_hidden_state
-        rows = torch.arange(len(sequences), device=hidden.device)[:, None]
-        latents: Tensor = hidden[rows, positions]
-        return latents
-
-    def encoder_ids(self, texts: Sequence[str], instruction: str) -> list[list[int]]:
-        """Return what the encoder reads before the compress tokens.
-
-        ``<bos> text instruction`` by the template; only the text is ever cut.
-        """
-        prefix, suffix = self.backbone.tokenize(
-            [self.config.prefix, self.config.suffix(instruction)]
+        batches = self.encoder.batches(
+            texts, instruction, self.token_budget, show_progress=show_progress
         )
-        if (bos := self.backbone.tokenizer.bos_token_id) is not None:
-            prefix = [bos, *prefix]
-        return [prefix + ids + suffix for ids in self._truncated(texts)]
-
-    def pool(self, latents: Tensor) -> Tensor:
-        """Turn k vectors into one embedding: [n, k, d] to float32 [n, d] (or [n, k d])."""
-        latents = latents.float()
-        if self.config.pooling == "mean":
-            pooled = latents.mean(dim=1)
-        elif self.config.pooling == "last":
-            pooled = latents[:, -1]
-        else:
-            pooled = latents.flatten(1)
-        return normalize(pooled, dim=-1) if self.config.normalize else pooled
-
-    def _embed(
-        self, texts: Sequence[str], instruction: str, show_progress: bool
-    ) -> NDArray[np.float32]:
-        vectors = np.empty((len(texts), self.dimension), np.float32)
-        for rows, latents in self._compressed(texts, instruction, show_progress):
-            vectors[rows] = self.pool(latents).cpu().numpy()
-        return vectors
-
-    @torch.inference_mode()
-    def _compressed(
-        self, texts: Sequence[str], instruction: str, show_progress: bool
-    ) -> Iterator[tuple[list[int], Tensor]]:
-        if isinstance(texts, str):
-            raise TypeError("a list of texts is needed, not one text")
-        sequences = self.encoder_ids(texts, instruction)
-        lengths = [len(ids) + self.neck.k for ids in sequences]
-        with tqdm(total=len(texts), unit="text", disable=not show_progress) as progress:
-            for rows in length_buckets(lengths, self.token_budget):
-                yield rows, self.encoder([sequences[row] for row in rows])
-                progress.update(len(rows))
-
-    # -------------------------------------------------------------------- decode
+        for positions, batch in batches:
+            latents[positions] = batch
+        return latents
 
     def log_likelihood(
         self,
@@ -346,8 +295,9 @@ class AutoRegModel(nn.Module):
     ) -> Tensor:
         """Return log p(target | e) under the frozen decoder, in nats.
 
-        The sum of log D(t_i | e, t_<i) over the target's tokens and the closing
-        end-of-sequence token (Deng et al. 2025, section 3.1).
+        The log-probabilities of the target's tokens and of the closing
+        end-of-sequence token, given e as the only context (Deng et al. 2025,
+        the Information Compression objective, without its sign).
 
         Parameters
         ----------
@@ -356,50 +306,29 @@ class AutoRegModel(nn.Module):
         targets
             n texts, cut at ``config.max_length`` tokens.
         reduction
-            ``sum``, or ``mean`` over the tokens.
+            ``sum`` over the tokens, or ``mean``.
 
         Returns
         -------
         Tensor
             float32 [n].
+
+        Raises
+        ------
+        ValueError
+            There are not as many latents as targets, or `reduction` is unknown.
         """
+        targets = _several(targets)
         if len(latents) != len(targets):
-            raise ValueError(f"{len(latents)} rows of latents and {len(targets)} targets")
+            raise ValueError(f"there are {len(latents)} latents and {len(targets)} targets")
         if reduction not in ("sum", "mean"):
             raise ValueError(f"reduction is {reduction!r}; it must be sum or mean")
-        eos = self.backbone.tokenizer.eos_token_id
-        sequences = [[*ids, eos] for ids in self._truncated(targets)]
-        scores = torch.empty(len(targets), device=self.backbone.device)
-        lengths = [len(ids) + self.neck.k for ids in sequences]
-        with torch.inference_mode(), self.as_decoder():
-            for rows in length_buckets(lengths, self.token_budget):
-                batch = [sequences[row] for row in rows]
-                sums = self.decoder(latents[rows], batch)
-                counts = torch.tensor([len(ids) for ids in batch], device=sums.device)
-                scores[rows] = sums / counts if reduction == "mean" else sums
-        return scores
+        with self.as_decoder():
+            sums, counts = self.decoder.score(latents, targets, self.token_budget)
+        return sums / counts if reduction == "mean" else sums
 
-    def decoder(self, latents: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
-        """Return the summed log-probabilities of target ids behind latents, float32 [n].
-
-        Call it under `as_decoder`.
-        """
-        ids, lengths = _padded(targets, self.backbone.device)
-        prefix = self.neck.bridge(latents).to(self.backbone.dtype)
-        inputs = torch.cat([prefix, self.backbone.embed(ids[:, :-1])], dim=1)
-        hidden = self.backbone.body(inputs_embeds=inputs, use_cache=False).last_hidden_state
-        # Position k - 1 + i predicts target token i.
-        hidden = hidden[:, prefix.shape[1] - 1 :]
-        real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-        scores = token_log_probs(
-            hidden[real], self.backbone.head_weight, ids[real], softcap=self.backbone.softcap
-        )
-        rows = real.nonzero()[:, 0]
-        return scores.new_zeros(len(targets)).index_add(0, rows, scores)
-
-    @torch.inference_mode()
     def decode(self, latents: Tensor, *, max_new_tokens: int = 64) -> list[str]:
-        """Generate the text that latents stand for, greedily.
+        """Generate the text that each row of latents stands for, greedily.
 
         Parameters
         ----------
@@ -415,57 +344,20 @@ class AutoRegModel(nn.Module):
         """
         if not len(latents):
             return []
-        prefix = self.neck.bridge(latents).to(self.backbone.dtype)
         with self.as_decoder():
-            ids = self.language_model.generate(
-                inputs_embeds=prefix,
-                attention_mask=torch.ones(prefix.shape[:2], device=prefix.device),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-            )
-        return list(self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True))
+            return self.decoder.generate(latents, max_new_tokens)
 
-    def as_decoder(self) -> AbstractContextManager[Any]:
+    def as_decoder(self) -> AbstractContextManager[None]:
         """Switch the adapter off: inside the block the LLM is the frozen base, exactly."""
-        if isinstance(self.language_model, PeftModel):
-            return self.language_model.disable_adapter()
-        return nullcontext()
-
-    # --------------------------------------------------------------------- shared
-
-    def _truncated(self, texts: Sequence[str]) -> list[list[int]]:
-        limit = self.max_text_length
-        sequences = self.backbone.tokenize(list(texts))
-        if not self._warned and (cut := sum(len(ids) > limit for ids in sequences)):
-            logger.warning(
-                "%d of %d texts are longer than %d tokens and are cut there", cut, len(texts), limit
-            )
-            self._warned = True
-        return [ids[:limit] for ids in sequences]
-
-    @cached_property
-    def max_text_length(self) -> int:
-        """The most tokens of a text that fit: ``config.max_length``, or the base's window."""
-        instructions = (self.config.query_instruction, self.config.document_instruction)
-        around = self.backbone.tokenize([self.config.suffix(text) for text in instructions])
-        extra = self.neck.k + 1 + len(self.config.prefix) + max(map(len, around))
-        return max(1, min(self.config.max_length, self.backbone.window - extra))
+        model = self.backbone.language_model
+        return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
 
 
-def _known(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings asked for, less those left at None; refuse unknown ones."""
-    fields = {field.name for field in dataclasses.fields(AutoRegConfig)}
-    if unknown := sorted(set(settings) - fields):
-        raise TypeError(f"unknown settings: {', '.join(unknown)}")
-    return {name: value for name, value in settings.items() if value is not None}
+def _several(texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise TypeError("a list of texts is needed, not one text")
+    return list(texts)
 
 
-def _padded(
-    sequences: Iterable[Sequence[int]], device: torch.device, *, extra: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Pad rows of ids on the right with id 0; return ids [n, T + extra] and lengths [n]."""
-    rows = [torch.tensor(ids, dtype=torch.long) for ids in sequences]
-    lengths = torch.tensor([len(ids) for ids in rows])
-    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    ids = nn.functional.pad(ids, (0, extra))
-    return ids.to(device), lengths.to(device)
+def _bytes(parameter: Tensor) -> bytes:
+    return parameter.detach().float().cpu().numpy().tobytes()

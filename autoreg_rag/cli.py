@@ -1,0 +1,89 @@
+"""What the commands share: options, errors, and how a model is loaded."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autoreg_rag.errors import AutoRegError
+
+if TYPE_CHECKING:
+    from autoreg_rag.model import AutoRegModel
+
+Model = Annotated[
+    str | None,
+    typer.Option("--model", help="Model: a folder, a GGUF file or a hub id.", metavar="NAME"),
+]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, mps; by default the best there is.")
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(help="float32, bfloat16 or float16; by default the device's fastest."),
+]
+BatchTokens = Annotated[
+    int | None,
+    typer.Option(help="The most tokens of a batch; by default the device's.", min=1),
+]
+Collection = Annotated[str, typer.Option(help="The Qdrant collection.")]
+Url = Annotated[
+    str | None,
+    typer.Option(help="A Qdrant server's URL; its API key is read from QDRANT_API_KEY."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+API_KEY_VARIABLE = "QDRANT_API_KEY"
+
+
+def main(command: Callable[..., None]) -> None:
+    """Run a command: parse its options, and turn errors into one line and a status.
+
+    Status 1 stands for an error that the user can mend, 2 for wrong options,
+    130 for an interruption from the keyboard.
+    """
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        try:
+            command(*args, **kwargs)
+        except AutoRegError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
+        except MemoryError as error:
+            typer.echo("error: out of memory; lower --batch-tokens", err=True)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(130) from error
+
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(guarded)
+    app()
+
+
+def print_json(content: Any) -> None:
+    """Print one JSON value on standard output."""
+    typer.echo(json.dumps(content, ensure_ascii=False, indent=2))
+
+
+def load_model(
+    name: str | None,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    token_budget: int | None = None,
+) -> AutoRegModel:
+    """Load a model without the progress bars of its loading."""
+    import transformers
+
+    from autoreg_rag.model import AutoRegModel
+
+    transformers.utils.logging.disable_progress_bar()
+    return AutoRegModel.from_pretrained(name, device=device, dtype=dtype, token_budget=token_budget)

@@ -1,0 +1,260 @@
+"""The files of a corpus: finding them, and telling whether they changed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pathspec import GitIgnoreSpec
+
+from autoreg_rag.corpus.formats import format_of
+from autoreg_rag.errors import CorpusError, ReadError
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_EXCLUDES = (
+    ".*",
+    "__pycache__/",
+    "node_modules/",
+    "venv/",
+    "*.egg-info/",
+    "*~",
+    "~$*",
+    "Thumbs.db",
+)
+"""Left out of every corpus, as patterns of a ``.gitignore``: hidden files and usual junk."""
+
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusFile:
+    """A file that is to be indexed.
+
+    Attributes
+    ----------
+    path
+        Where it is.
+    source
+        What it is called in the index: ``<corpus name>/<path below the corpus>``,
+        with forward slashes.
+    size
+        In bytes.
+    """
+
+    path: Path
+    source: str
+    size: int
+
+
+def file_digest(file: CorpusFile, settings: str) -> str:
+    """Digest of a file's bytes and of all settings that change its chunks.
+
+    Parameters
+    ----------
+    file
+        The file; it is read block by block.
+    settings
+        Any text that names those settings.
+
+    Returns
+    -------
+    str
+        A SHA-256, as 64 hexadecimal digits.
+
+    Raises
+    ------
+    ReadError
+        The file cannot be read.
+    """
+    content = hashlib.sha256()
+    try:
+        with file.path.open("rb") as stream:
+            while block := stream.read(_BLOCK_BYTES):
+                content.update(block)
+    except OSError as error:
+        raise ReadError(f"{file.source}: {error.strerror}") from error
+    # Hashing the content first keeps its last bytes and the settings apart.
+    return hashlib.sha256(content.digest() + settings.encode()).hexdigest()
+
+
+def find_files(
+    root: str | Path,
+    name: str,
+    *,
+    globs: Sequence[str] = (),
+    excludes: Sequence[str] = (),
+    on_skip: Callable[[str, str], None] | None = None,
+    on_error: Callable[[str, ReadError], None] | None = None,
+) -> Iterator[CorpusFile]:
+    """Find the files of a corpus, in order of their sources.
+
+    Links to files and folders are followed; a folder that several paths lead
+    to, as in a loop of links, is visited once. Patterns are those of a
+    ``.gitignore``, matched against the path below the root.
+
+    Parameters
+    ----------
+    root
+        A folder, or a single file, which is taken whatever its name is.
+    name
+        The corpus name: the first part of every source.
+    globs
+        If given, all files that match one of these are taken, whatever their
+        suffix, and no others. Without it, all files of a known format are.
+    excludes
+        Files and folders to leave out, beside `DEFAULT_EXCLUDES`; a pattern
+        that starts with ``!`` takes in again what an earlier one left out.
+    on_skip
+        Called with source and reason for each file that is not taken because
+        its format is not known or it is not a regular file, and for each
+        folder that was visited already. The default logs them.
+    on_error
+        Called with source and error for each file that cannot be looked at
+        and each folder that cannot be listed (its source ends with ``/``).
+        The default logs them.
+
+    Yields
+    ------
+    CorpusFile
+        Sorted by the path below the root, as a string.
+
+    Raises
+    ------
+    CorpusError
+        At once: `root` is missing, or a pattern is malformed. At the end:
+        there was no file to be taken.
+    """
+    root = Path(root)
+    try:
+        status = root.stat()
+    except OSError as error:
+        raise CorpusError(f"cannot read the corpus {root}: {error.strerror}") from error
+    if stat.S_ISREG(status.st_mode):
+        return iter((CorpusFile(root, f"{name}/{_printable(root.name)}", status.st_size),))
+    if not stat.S_ISDIR(status.st_mode):
+        raise CorpusError(f"the corpus {root} is neither a file nor a folder")
+    return _Walk(
+        root=root,
+        name=name,
+        wanted=_patterns(globs) if globs else None,
+        excluded=_patterns((*DEFAULT_EXCLUDES, *excludes)),
+        on_skip=on_skip or _log_skip,
+        on_error=on_error or _log_error,
+    ).files()
+
+
+@dataclass
+class _Walk:
+    """One walk through a folder. Relative paths of folders end with a slash."""
+
+    root: Path
+    name: str
+    wanted: GitIgnoreSpec | None
+    excluded: GitIgnoreSpec
+    on_skip: Callable[[str, str], None]
+    on_error: Callable[[str, ReadError], None]
+    visited: set[tuple[int, int]] = field(default_factory=set)
+    found: int = 0
+    skipped: int = 0  # files, not folders
+    failed: int = 0
+
+    def files(self) -> Iterator[CorpusFile]:
+        """Yield the files; a stack, since a tree may be deeper than Python's recursion limit."""
+        pending = [""]
+        while pending:
+            relative = pending.pop()
+            try:
+                if relative == "" or relative.endswith("/"):
+                    pending.extend(sorted(self._entries(relative), reverse=True))
+                elif file := self._file(relative):
+                    self.found += 1
+                    yield file
+            except OSError as error:
+                self.failed += 1
+                source = self._source(relative)
+                self.on_error(source, ReadError(f"{source}: {error.strerror}"))
+        self._check()
+
+    def _entries(self, folder: str) -> list[str]:
+        """Relative paths of what a folder holds, without what is excluded."""
+        path = self.root / folder
+        status = path.stat()
+        identity = (status.st_dev, status.st_ino)
+        if identity in self.visited:
+            self._skip(folder, "a link to a folder that was visited already")
+            return []
+        self.visited.add(identity)
+        with os.scandir(path) as entries:
+            paths = [
+                f"{folder}{e.name}/" if _is_folder(e) else f"{folder}{e.name}" for e in entries
+            ]
+        return [relative for relative in paths if not self.excluded.match_file(relative)]
+
+    def _file(self, relative: str) -> CorpusFile | None:
+        """Give the file if it is to be taken; OSError if it cannot be looked at."""
+        if self.wanted is not None and not self.wanted.match_file(relative):
+            return None
+        if self.wanted is None and format_of(relative) is None:
+            self._skip(relative, "not a known format")
+            return None
+        path = self.root / relative
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait forever
+            self._skip(relative, "not a regular file")
+            return None
+        return CorpusFile(path, self._source(relative), status.st_size)
+
+    def _skip(self, relative: str, reason: str) -> None:
+        self.skipped += not relative.endswith("/")
+        self.on_skip(self._source(relative), reason)
+
+    def _source(self, relative: str) -> str:
+        return f"{self.name}/{_printable(relative)}"
+
+    def _check(self) -> None:
+        """Raise CorpusError if the walk came back with nothing."""
+        if self.found:
+            return
+        if self.failed:
+            raise CorpusError(f"none of the files in {self.root} can be read")
+        if self.wanted is not None:
+            raise CorpusError(f"no file in {self.root} matches the patterns asked for")
+        if self.skipped:
+            raise CorpusError(
+                f"none of the {self.skipped} files in {self.root} has a known format; "
+                "those that match a pattern given as a glob are read as text"
+            )
+        raise CorpusError(f"there are no files in {self.root}; hidden ones are left out")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself; looking at it as a file names the reason
+        return False
+
+
+def _printable(name: str) -> str:
+    """Give a file name as valid Unicode, with escapes for bytes that are not UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _patterns(lines: Sequence[str]) -> GitIgnoreSpec:
+    try:
+        return GitIgnoreSpec.from_lines(lines)
+    except ValueError as error:
+        raise CorpusError(f"a file pattern is malformed: {error}") from error
+
+
+def _log_skip(source: str, reason: str) -> None:
+    logger.info("%s skipped: %s", source, reason)
+
+
+def _log_error(source: str, error: ReadError) -> None:
+    logger.warning("%s", error)

@@ -1,0 +1,67 @@
+"""Reads CSV and TSV with a header line: a record per row, streamed."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from itertools import chain
+
+from autoreg_rag.corpus.files import CorpusFile
+from autoreg_rag.corpus.readers.encoding import encoding_metadata
+from autoreg_rag.corpus.readers.fields import document_of
+from autoreg_rag.corpus.readers.opening import is_damaged, open_lines
+from autoreg_rag.corpus.records import Document
+from autoreg_rag.errors import ReadError
+
+_DELIMITERS = ",;\t|"
+
+_LARGEST_FIELD_LIMIT = 2**31 - 1
+"""More is refused by csv on some systems."""
+
+
+def read_csv(file: CorpusFile, max_bytes: int) -> Iterator[Document | ReadError]:
+    """Yield the rows that are not empty, counted from 1 for the first one below the header."""
+    # The limit is one for the whole process, so it is only ever raised.
+    csv.field_size_limit(max(csv.field_size_limit(), min(max_bytes, _LARGEST_FIELD_LIMIT)))
+    with open_lines(file, max_bytes) as (lines, encoding):
+        first = next(lines, "")
+        rows = csv.reader(chain((first,), lines), delimiter=_delimiter(file, first))
+        header = _names(next(rows, []))
+        metadata = encoding_metadata(encoding)
+        for row, cells in enumerate(_tried(rows), start=1):
+            place = f"{file.source}, row {row} (line {rows.line_num})"
+            if isinstance(cells, csv.Error):
+                yield ReadError(f"{place}: {cells}")
+            elif len(cells) > len(header):
+                yield ReadError(f"{place}: {len(cells)} fields, but the header has {len(header)}")
+            elif any(map(is_damaged, cells)):
+                yield ReadError(f"{place}: not valid {encoding}")
+            elif any(map(str.strip, cells)):
+                record = dict(zip(header, cells, strict=False))
+                yield document_of(record, file.source, row, metadata)
+
+
+def _delimiter(file: CorpusFile, header: str) -> str:
+    """Tell the delimiter: a tab in a TSV, else the most frequent one in the header."""
+    if file.source.lower().removesuffix(".gz").endswith(".tsv"):
+        return "\t"
+    return max(_DELIMITERS, key=header.count)
+
+
+def _names(header: list[str]) -> list[str]:
+    """Name the columns; those without a name of their own by their number."""
+    names: list[str] = []
+    for number, name in enumerate(header, start=1):
+        names.append(name if name.strip() and name not in names else f"column_{number}")
+    return names
+
+
+def _tried(rows: Iterator[list[str]]) -> Iterator[list[str] | csv.Error]:
+    """Yield the error in place of a row that is malformed, and go on after it."""
+    while True:
+        try:
+            yield next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield error

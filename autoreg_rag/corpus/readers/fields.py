@@ -1,0 +1,86 @@
+"""What becomes of a record: which field is the text, and which are metadata."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from autoreg_rag.corpus.readers.titles import as_title
+from autoreg_rag.corpus.records import Document, Scalar
+
+TEXT_FIELDS = ("text", "content", "body", "page_content", "passage", "contents")
+"""The fields that hold a record's text; the first one wins. Case does not matter."""
+
+_OURS = {"source", "row", "encoding"}
+"""Metadata that the readers set; a record's own field of that name is ``record_<name>``."""
+
+_LONGEST_VALUE = 1000
+"""Characters of a metadata value: it is stored with each of the document's chunks."""
+
+
+def document_of(record: Any, source: str, row: int, metadata: Mapping[str, Scalar]) -> Document:
+    """Make a document of one record.
+
+    Parameters
+    ----------
+    record
+        A mapping of fields to values, as JSON has them, or just a text.
+    source
+        The file's name.
+    row
+        The record's place in the file, from 1.
+    metadata
+        What is known of all records.
+
+    Returns
+    -------
+    Document
+        Its text is that of the first of `TEXT_FIELDS` that is a string, or the
+        title where that is empty; without such a field, a line ``name: value``
+        for each field. Scalar fields are metadata, but for long texts.
+
+    Raises
+    ------
+    ValueError
+        The record is neither a mapping nor a text.
+    """
+    known = {**metadata, "row": row}
+    if isinstance(record, str):
+        return Document(record, source, row - 1, known)
+    if not isinstance(record, dict):
+        raise ValueError("not a record: neither an object nor a text")
+    names = {name.casefold(): name for name, value in record.items() if isinstance(value, str)}
+    text_name = next((names[name] for name in TEXT_FIELDS if name in names), None)
+    title = as_title(record.get(names.get("title")))
+    if text_name is None:
+        text = "\n".join(f"{name}: {_written(v)}" for name, v in record.items() if _is_given(v))
+    else:
+        text = record[text_name] if record[text_name].strip() else title.get("title", "")
+    own = {
+        f"record_{name}" if name in _OURS else name: value if _fits(value) else str(value)
+        for name, value in record.items()
+        if name not in (text_name, names.get("title")) and _is_metadata(value)
+    }
+    return Document(text, source, row - 1, {**own, **title, **known})
+
+
+def _is_given(value: Any) -> bool:
+    return bool(value.strip()) if isinstance(value, str) else value is not None
+
+
+def _is_metadata(value: Any) -> bool:
+    """Tell scalars that can be stored: no NaN, which JSON lacks, and no long texts."""
+    if isinstance(value, str):
+        return _is_given(value) and len(value) <= _LONGEST_VALUE
+    return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _fits(value: Scalar) -> bool:
+    """Tell all but integers beyond 64 bits, which databases lack."""
+    return not isinstance(value, int) or -(2**63) <= value < 2**63
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

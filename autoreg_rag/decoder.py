@@ -1,0 +1,90 @@
+"""The frozen decoder: how likely k vectors make a text, and what text they make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoreg_rag.backbone import Backbone
+from autoreg_rag.batching import length_buckets, right_padded
+from autoreg_rag.likelihood import token_log_probs
+from autoreg_rag.neck import Neck
+from autoreg_rag.truncation import Truncation
+
+
+class Decoder:
+    """Runs the base behind the bridged vectors; the caller switches the adapter off.
+
+    Parameters
+    ----------
+    backbone, neck
+        Those of the model.
+    truncation
+        Cuts targets that are too long.
+    """
+
+    def __init__(self, backbone: Backbone, neck: Neck, truncation: Truncation) -> None:
+        self.backbone = backbone
+        self.neck = neck
+        self.truncation = truncation
+
+    def ids(self, targets: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each target, closed by the end-of-sequence token."""
+        eos = self.backbone.tokenizer.eos_token_id
+        return [[*ids, eos] for ids in self.truncation(self.backbone.tokenize(list(targets)))]
+
+    def log_probs(self, latents: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
+        """Return the sum of log D(t_i | e, t_<i) over each target's tokens, for one batch.
+
+        Parameters
+        ----------
+        latents
+            e, [n, k, d].
+        targets
+            n rows of ids, as `ids` makes them.
+
+        Returns
+        -------
+        Tensor
+            In nats, float32 [n].
+        """
+        ids, lengths = right_padded(targets, self.backbone.device)
+        prefix = self.neck.bridge(latents).to(self.backbone.dtype)
+        inputs = torch.cat([prefix, self.backbone.embed(ids[:, :-1])], dim=1)
+        hidden = self.backbone.body(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        # The state at position k - 1 + i predicts token i of the target.
+        hidden = hidden[:, self.neck.k - 1 :]
+        real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        scores = token_log_probs(
+            hidden[real], self.backbone.head_weight, ids[real], softcap=self.backbone.softcap
+        )
+        return scores.new_zeros(len(targets)).index_add(0, real.nonzero()[:, 0], scores)
+
+    @torch.inference_mode()
+    def score(
+        self, latents: Tensor, targets: Sequence[str], token_budget: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return summed log-probabilities and numbers of tokens of all targets, [n] each."""
+        sequences = self.ids(targets)
+        sums = torch.empty(len(sequences), device=self.backbone.device)
+        lengths = [len(ids) + self.neck.k for ids in sequences]
+        for positions in length_buckets(lengths, token_budget):
+            batch = [sequences[i] for i in positions]
+            sums[positions] = self.log_probs(latents[positions], batch)
+        return sums, torch.tensor([len(ids) for ids in sequences], device=sums.device)
+
+    @torch.inference_mode()
+    def generate(self, latents: Tensor, max_new_tokens: int) -> list[str]:
+        """Return the text that each row of latents, [n, k, d], makes, decoded greedily."""
+        prefix = self.neck.bridge(latents).to(self.backbone.dtype)
+        model: Any = self.backbone.language_model
+        ids = model.generate(
+            inputs_embeds=prefix,
+            attention_mask=torch.ones(prefix.shape[:2], device=prefix.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+        )
+        return list(self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True))

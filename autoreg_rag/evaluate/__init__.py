@@ -1,0 +1,1 @@
+"""How well a model retrieves and compares texts, by the usual measures."""

@@ -1,0 +1,105 @@
+"""``python -m autoreg_rag.evaluate``: measure a model on retrieval and similarity sets."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoreg_rag import cli
+from autoreg_rag.errors import EvaluationError
+from autoreg_rag.evaluate.beir import RetrievalSet
+from autoreg_rag.evaluate.discovery import load_sets
+from autoreg_rag.evaluate.encoder import Encoder
+from autoreg_rag.evaluate.peer import SentenceTransformerPeer
+from autoreg_rag.evaluate.results import Result, markdown, to_json
+from autoreg_rag.evaluate.retrieval import evaluate_retrieval
+from autoreg_rag.evaluate.sts import Role, STSSet, evaluate_sts
+from autoreg_rag.files import write_whole
+
+
+def evaluate(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH",
+            help="Retrieval folders in BEIR layout, .tsv files of sentence pairs, "
+            "or folders that hold such at any depth.",
+        ),
+    ],
+    model: cli.Model = None,
+    peer: Annotated[
+        str | None, typer.Option(help="A sentence-transformers model to set beside it.")
+    ] = None,
+    bm25: Annotated[
+        bool, typer.Option(help="Measure BM25, and each model fused with it, as well.")
+    ] = True,
+    split: Annotated[
+        str, typer.Option(help="Which qrels/SPLIT.tsv to take where there is no qrels.tsv.")
+    ] = "test",
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Take the first N queries (and all documents) or pairs only."),
+    ] = None,
+    sts_role: Annotated[
+        Role, typer.Option(help="As what both sentences of a pair are embedded.")
+    ] = "document",
+    device: cli.Device = None,
+    dtype: cli.Dtype = None,
+    batch_tokens: cli.BatchTokens = None,
+    as_json: cli.Json = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write to this file instead of standard output.")
+    ] = None,
+) -> None:
+    """Measure a model: retrieval beside BM25, and semantic textual similarity."""
+    # All that can be wrong is found before hours of encoding, not after.
+    if out is not None and (out.is_dir() or not os.access(out.absolute().parent, os.W_OK)):
+        raise EvaluationError(f"--out {out}: no file can be written there")
+    sets = [dataset for path in paths for dataset in load_sets(path, split=split, limit=limit)]
+    ours = cli.load_model(model, device=device, dtype=dtype, token_budget=batch_tokens)
+    encoders: list[Encoder] = [ours]
+    if peer is not None:
+        encoders.append(SentenceTransformerPeer(peer, device=device))
+    results = measure(sets, encoders, bm25=bm25, role=sts_role)
+    if as_json:
+        about = {
+            "name": ours.name,
+            "fingerprint": ours.fingerprint(),
+            "max_length": ours.config.max_length,
+        }
+        output = json.dumps({"model": about, **to_json(results)}, ensure_ascii=False, indent=2)
+    else:
+        output = markdown(results)
+    if out is None:
+        typer.echo(output)
+    else:
+        write_whole(out, f"{output}\n".encode())
+
+
+def measure(
+    sets: Sequence[RetrievalSet | STSSet], encoders: Sequence[Encoder], *, bm25: bool, role: Role
+) -> list[Result]:
+    """Measure encoders on sets of both kinds, and tell each result as it comes."""
+    bars = sys.stderr.isatty()
+    results: list[Result] = []
+    for dataset in sets:
+        new = (
+            evaluate_retrieval(dataset, encoders, bm25=bm25, show_progress=bars)
+            if isinstance(dataset, RetrievalSet)
+            else evaluate_sts(dataset, encoders, role=role, show_progress=bars)
+        )
+        for result in new:
+            scores = ", ".join(f"{name} {100 * x:.2f}" for name, x in result.metrics.items())
+            typer.echo(f"{result.name}: {result.system}: {scores}", err=True)
+        results += new
+    return results
+
+
+if __name__ == "__main__":
+    cli.main(evaluate)

@@ -1,0 +1,137 @@
+"""Retrieval: nDCG, MRR and recall of embeddings, of BM25, and of both fused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import ModuleType
+
+import numpy as np
+
+from autoreg_rag.evaluate.beir import Qrels, RetrievalSet
+from autoreg_rag.evaluate.encoder import Encoder
+from autoreg_rag.evaluate.optional import require
+from autoreg_rag.evaluate.results import Result
+from autoreg_rag.lexical import BM25Index, reciprocal_rank_fusion
+
+DEPTH = 100
+"""How many documents per query are found and measured."""
+
+Run = dict[str, list[str]]
+"""The ids of the documents found for each query, best first."""
+
+
+def evaluate_retrieval(
+    dataset: RetrievalSet,
+    encoders: Sequence[Encoder],
+    *,
+    bm25: bool = True,
+    show_progress: bool = False,
+) -> list[Result]:
+    """Measure encoders on a retrieval set.
+
+    A query that is itself a document of the corpus is left out of what is
+    found for it. (BEIR and MTEB leave out any document of the query's id,
+    which in sets that number queries and documents apart loses right ones.)
+
+    Parameters
+    ----------
+    dataset
+        The set.
+    encoders
+        What to measure.
+    bm25
+        Measure BM25 as well, and the fusion of each encoder with it by
+        reciprocal ranks.
+    show_progress
+        Show bars while encoding.
+
+    Returns
+    -------
+    list of Result
+        One per encoder, then BM25, then one per fusion.
+    """
+    _ir_measures()  # If it is not installed, this shows before the encoding.
+    runs = [(e.name, dense_run(dataset, e, show_progress=show_progress)) for e in encoders]
+    if bm25:
+        lexical = lexical_run(dataset)
+        fusions = [(f"{name} + BM25", fused_run(run, lexical)) for name, run in runs]
+        runs = [*runs, ("BM25", lexical), *fusions]
+    sizes = {"queries": len(dataset.queries), "documents": len(dataset.documents)}
+    return [
+        Result("retrieval", dataset.name, name, measure(run, dataset.qrels), sizes)
+        for name, run in runs
+    ]
+
+
+def dense_run(dataset: RetrievalSet, encoder: Encoder, *, show_progress: bool = False) -> Run:
+    """Find for each query the documents of highest cosine, by exact search."""
+    import faiss
+
+    documents = encoder.encode_documents(
+        list(dataset.documents.values()), show_progress=show_progress
+    )
+    queries = encoder.encode_queries(list(dataset.queries.values()), show_progress=show_progress)
+    ids = list(dataset.documents)
+    scores, rows = faiss.knn(
+        np.ascontiguousarray(queries, dtype=np.float32),
+        np.ascontiguousarray(documents, dtype=np.float32),
+        min(DEPTH + 1, len(ids)),
+        metric=faiss.METRIC_INNER_PRODUCT,
+    )
+    found = (
+        [(ids[row], score) for row, score in zip(*pair, strict=True)]
+        for pair in zip(rows.tolist(), scores.tolist(), strict=True)
+    )
+    return _run(dataset, found)
+
+
+def lexical_run(dataset: RetrievalSet) -> Run:
+    """Find for each query the documents of highest BM25."""
+    index = BM25Index(dataset.documents.items())
+    return _run(dataset, index.search(list(dataset.queries.values()), DEPTH + 1))
+
+
+def fused_run(first: Run, second: Run) -> Run:
+    """Fuse two runs over the same queries by reciprocal ranks."""
+    return {
+        query: [id_ for id_, _ in reciprocal_rank_fusion([ids, second[query]])[:DEPTH]]
+        for query, ids in first.items()
+    }
+
+
+def measure(run: Run, qrels: Qrels) -> dict[str, float]:
+    """Return the mean over the queries of `qrels` of each measure, by `ir_measures`.
+
+    nDCG takes the judgements as gains; MRR and recall count as relevant what
+    is judged 1 or more. A query with nothing found scores 0.
+    """
+    ir = _ir_measures()
+    measures = {
+        "nDCG@10": ir.nDCG @ 10,
+        "MRR@10": ir.RR @ 10,
+        "Recall@10": ir.R @ 10,
+        "Recall@100": ir.R @ 100,
+    }
+    # Ranks instead of scores: the libraries behind ir_measures break ties, each
+    # in its own way, after rounding to single precision.
+    ranks = {
+        query: {id_: -float(rank) for rank, id_ in enumerate(ids)} for query, ids in run.items()
+    }
+    values = ir.calc_aggregate(list(measures.values()), qrels, ranks)
+    return {name: float(values[measure]) for name, measure in measures.items()}
+
+
+def _ir_measures() -> ModuleType:
+    return require("ir_measures", "autoreg-rag[eval]")
+
+
+def _run(dataset: RetrievalSet, found: Iterable[list[tuple[str, float]]]) -> Run:
+    """Order what was found by score, then id, without the query's own document."""
+    return {
+        query: [
+            id_
+            for id_, _ in sorted(hits, key=lambda hit: (-hit[1], hit[0]))
+            if not (id_ == query and query in dataset.own)
+        ][:DEPTH]
+        for query, hits in zip(dataset.queries, found, strict=True)
+    }

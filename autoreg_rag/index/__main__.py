@@ -1,0 +1,110 @@
+"""The command ``python -m autoreg_rag.index``."""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoreg_rag import cli
+from autoreg_rag.errors import CorpusError
+from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
+
+
+class StoreKind(str, Enum):
+    """Where an index can be kept."""
+
+    FAISS = "faiss"
+    QDRANT = "qdrant"
+
+
+def index(
+    corpus: Annotated[list[Path], typer.Argument(help="Folders or files to index.")],
+    store: Annotated[StoreKind, typer.Option(help="Kind of the store.")] = StoreKind.FAISS,
+    out: Annotated[
+        Path | None, typer.Option(help=f"Folder of the index [default: {DEFAULT_PLACE}].")
+    ] = None,
+    url: cli.Url = None,
+    collection: cli.Collection = COLLECTION,
+    model: cli.Model = None,
+    chunk_size: Annotated[int, typer.Option(help="The most tokens of a chunk.")] = 256,
+    chunk_overlap: Annotated[int, typer.Option(help="Tokens that a chunk may repeat.")] = 32,
+    glob: Annotated[
+        list[str] | None,
+        typer.Option(help="Take the files that match this pattern (as in a .gitignore) alone."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave out what matches this pattern.")
+    ] = None,
+    max_megabytes: Annotated[
+        int, typer.Option(help="Largest file that is read as a whole.", min=1)
+    ] = 100,
+    faiss_factory: Annotated[
+        str | None,
+        typer.Option(help="FAISS factory: Flat (exact), HNSW32, IVF256,Flat ... [default: Flat]."),
+    ] = None,
+    float16: Annotated[
+        bool | None, typer.Option("--float16", help="Keep the vectors of a new index in float16.")
+    ] = None,
+    batch_tokens: cli.BatchTokens = None,
+    device: cli.Device = None,
+    dtype: cli.Dtype = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="End with status 1 if any file could not be read.")
+    ] = False,
+    as_json: cli.Json = False,
+) -> None:
+    """Index a corpus, or bring an index up to date with it.
+
+    Unchanged files are skipped, changed ones replaced, and files that are gone
+    removed. A run that was interrupted continues where it stopped.
+    """
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from autoreg_rag.corpus import Chunker
+    from autoreg_rag.index.indexer import Indexer, check_corpora
+    from autoreg_rag.stores import check_fingerprint, create_store
+    from autoreg_rag.stores.base import Manifest
+
+    if url and out:
+        raise typer.BadParameter("--out and --url exclude each other")
+    if url and store is not StoreKind.QDRANT:
+        raise typer.BadParameter("--url needs --store qdrant")
+    check_corpora(corpus, glob or (), exclude or ())
+    encoder = cli.load_model(model, device=device, dtype=dtype, token_budget=batch_tokens)
+    chunker = Chunker(encoder.backbone.tokenizer.backend_tokenizer, chunk_size, chunk_overlap)
+    manifest = Manifest(encoder.fingerprint(), encoder.reference, encoder.dimension)
+    with create_store(
+        store.value,
+        url or out or DEFAULT_PLACE,
+        manifest,
+        api_key=os.environ.get(cli.API_KEY_VARIABLE),
+        collection=collection,
+        factory=faiss_factory,
+        float16=float16,
+    ) as opened:
+        check_fingerprint(opened, encoder.fingerprint(), encoder.reference)
+        indexer = Indexer(
+            encoder,
+            opened,
+            chunker,
+            globs=glob or (),
+            excludes=exclude or (),
+            max_bytes=max_megabytes * 1_000_000,
+            show_progress=True,
+        )
+        with logging_redirect_tqdm():
+            summary = indexer.run(*corpus)
+    if as_json:
+        cli.print_json({"index": str(url or out or DEFAULT_PLACE), **summary.as_dict()})
+    else:
+        typer.echo("\n".join(summary.lines()))
+    if strict and summary.failed:
+        raise CorpusError(f"{summary.failed} could not be read; the first: {summary.failures[0]}")
+
+
+if __name__ == "__main__":
+    cli.main(index)

@@ -1,0 +1,163 @@
+"""An index that is open for searching."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from autoreg_rag.corpus.records import Hit
+from autoreg_rag.index.fusion import fuse
+from autoreg_rag.lexical import BM25Index
+from autoreg_rag.model import AutoRegModel
+from autoreg_rag.stores import check_fingerprint, open_store
+from autoreg_rag.stores.base import Store, Where
+from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
+from autoreg_rag.stores.where import matches
+
+
+class Index:
+    """A store of chunks and the model that made its vectors.
+
+    Build it with `open`; it is a context manager.
+
+    Parameters
+    ----------
+    store
+        Open for reading.
+    model
+        Of the store's fingerprint.
+
+    Raises
+    ------
+    FingerprintError
+        The store was made by another model.
+    """
+
+    def __init__(self, store: Store, model: AutoRegModel) -> None:
+        check_fingerprint(store, model.fingerprint(), model.reference)
+        self.store = store
+        self.model = model
+        self._bm25: BM25Index | None = None
+
+    @classmethod
+    def open(
+        cls,
+        place: str | Path = DEFAULT_PLACE,
+        *,
+        model: str | AutoRegModel | None = None,
+        api_key: str | None = None,
+        collection: str = COLLECTION,
+        device: str | None = None,
+        dtype: str | None = None,
+    ) -> Index:
+        """Open an index with the model that made it.
+
+        Parameters
+        ----------
+        place
+            The folder, or the URL of a Qdrant server.
+        model
+            By default the model that the index names.
+        api_key, collection
+            For a Qdrant server.
+        device, dtype
+            See `AutoRegModel.from_pretrained`.
+
+        Raises
+        ------
+        StoreError
+            There is no index, or it cannot be opened.
+        FingerprintError
+            The index was made by another model.
+        """
+        store = open_store(place, api_key=api_key, collection=collection)
+        try:
+            if not isinstance(model, AutoRegModel):
+                model = AutoRegModel.from_pretrained(
+                    model or store.manifest.model, device=device, dtype=dtype
+                )
+            return cls(store, model)
+        except BaseException:
+            store.close()
+            raise
+
+    def search(
+        self,
+        queries: Sequence[str],
+        k: int = 10,
+        *,
+        where: Where | None = None,
+        hybrid: bool = False,
+    ) -> list[list[Hit]]:
+        """Find the passages that answer each question, best first.
+
+        Parameters
+        ----------
+        queries
+            Questions, embedded together under I_next.
+        k
+            How many hits for each.
+        where
+            Values that ``source`` or metadata must have: one, or any of several.
+        hybrid
+            Fuse the ranking by cosine with one by BM25 (see
+            `reciprocal_rank_fusion`). The first such search reads all texts.
+
+        Returns
+        -------
+        list of list of Hit
+            At most `k` for each question. A hit's score is the cosine, or under
+            `hybrid` the fused score; ``scores`` names its parts.
+
+        Raises
+        ------
+        ValueError
+            `k` is below 1, or a question is empty.
+        """
+        if k < 1:
+            raise ValueError(f"k is {k}; it must be 1 or more")
+        if isinstance(queries, str):
+            raise TypeError("a list of questions is needed, not one question")
+        if not all(query.strip() for query in queries):
+            raise ValueError("a question is empty")
+        vectors = self.model.encode_queries(queries)
+        if not hybrid:
+            return self.store.search(vectors, k, where)
+        depth = max(10 * k, 100)
+        by_cosine = self.store.search(vectors, depth, where)
+        by_words = self._search_words(queries, depth, where)
+        return [fuse(*rankings)[:k] for rankings in zip(by_cosine, by_words, strict=True)]
+
+    def _search_words(
+        self, queries: Sequence[str], depth: int, where: Where | None
+    ) -> list[list[Hit]]:
+        if self._bm25 is None:
+            self._bm25 = BM25Index((chunk.id, chunk.text) for chunk in self.store.chunks())
+        # A filter can leave out any number of hits, so then all of them are ranked.
+        rankings = self._bm25.search(queries, len(self.store) if where else depth)
+        results = []
+        for ranking in rankings:
+            chunks = self.store.get([id_ for id_, _ in ranking])
+            hits = [
+                Hit(score, chunk, {"bm25": score})
+                for (_, score), chunk in zip(ranking, chunks, strict=True)
+                if where is None or matches(chunk, where)
+            ]
+            results.append(hits[:depth])
+        return results
+
+    def close(self) -> None:
+        """Release the store; calling it again does nothing."""
+        self.store.close()
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,117 @@
+"""The command ``python -m autoreg_rag.search``."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autoreg_rag import cli
+from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
+
+if TYPE_CHECKING:
+    from autoreg_rag.corpus.records import Hit
+
+WIDTH = 96
+LINES = 4
+
+
+def search(
+    question: Annotated[list[str], typer.Argument(help="One or more questions.")],
+    index: Annotated[Path | None, typer.Option(help="Folder of the index.")] = None,
+    url: cli.Url = None,
+    collection: cli.Collection = COLLECTION,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", help="Hits per question.", min=1)] = 5,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE that metadata must have; the same KEY again means either."),
+    ] = None,
+    hybrid: Annotated[
+        bool, typer.Option("--hybrid", help="Fuse with BM25 by reciprocal rank.")
+    ] = False,
+    model: cli.Model = None,
+    device: cli.Device = None,
+    dtype: cli.Dtype = None,
+    as_json: cli.Json = False,
+) -> None:
+    """Find the passages that answer a question."""
+    from autoreg_rag.index.index import Index
+
+    if url and index:
+        raise typer.BadParameter("--index and --url exclude each other")
+    if not all(text.strip() for text in question):
+        raise typer.BadParameter("a question is empty")
+    conditions = _conditions(where or [])
+    with Index.open(
+        url or index or DEFAULT_PLACE,
+        model=model,
+        api_key=os.environ.get(cli.API_KEY_VARIABLE),
+        collection=collection,
+        device=device,
+        dtype=dtype,
+    ) as opened:
+        results = opened.search(question, top_k, where=conditions, hybrid=hybrid)
+    if as_json:
+        answers = zip(question, results, strict=True)
+        cli.print_json(
+            [{"question": text, "hits": [_as_dict(hit) for hit in hits]} for text, hits in answers]
+        )
+        return
+    for text, hits in zip(question, results, strict=True):
+        typer.echo(f"? {text}")
+        for rank, hit in enumerate(hits, 1):
+            typer.echo(_as_text(rank, hit))
+        if not hits:
+            typer.echo("nothing found")
+
+
+def _conditions(pairs: list[str]) -> dict[str, list[Any]] | None:
+    """Parse KEY=VALUE pairs; a value that reads as a number or a truth value also is one."""
+    conditions: dict[str, list[Any]] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise typer.BadParameter(f"--where {pair!r} is not KEY=VALUE")
+        conditions.setdefault(key, []).extend(_readings(value))
+    return conditions or None
+
+
+def _readings(value: str) -> list[Any]:
+    readings: list[Any] = [value]
+    for kind in (int, float):
+        try:
+            readings.append(kind(value))
+            break
+        except ValueError:
+            continue
+    if value in ("true", "false"):
+        readings.append(value == "true")
+    return readings
+
+
+def _as_dict(hit: Hit) -> dict[str, Any]:
+    return {
+        "score": hit.score,
+        "scores": dict(hit.scores),
+        "id": hit.chunk.id,
+        "source": hit.chunk.source,
+        "start": hit.chunk.start,
+        "end": hit.chunk.end,
+        "metadata": dict(hit.chunk.metadata),
+        "text": hit.chunk.text,
+    }
+
+
+def _as_text(rank: int, hit: Hit) -> str:
+    chunk = hit.chunk
+    page = f", page {chunk.metadata['page']}" if "page" in chunk.metadata else ""
+    lines = textwrap.wrap(chunk.text, WIDTH, max_lines=LINES, placeholder=" ...")
+    head = f"{rank:2d}. {hit.score:.4f}  {chunk.source}{page} [{chunk.start}:{chunk.end}]"
+    return "\n".join([head, *(f"    {line}" for line in lines)])
+
+
+if __name__ == "__main__":
+    cli.main(search)

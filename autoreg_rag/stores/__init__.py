@@ -1,0 +1,20 @@
+"""Stores: where chunks and vectors are kept and searched.
+
+Opening one imports its library, FAISS or Qdrant's client, and not before.
+"""
+
+from autoreg_rag.stores.base import FileRecord, Manifest, Store, Vectors, Where
+from autoreg_rag.stores.fingerprint import check_fingerprint
+from autoreg_rag.stores.location import Kind, create_store, open_store
+
+__all__ = [
+    "FileRecord",
+    "Kind",
+    "Manifest",
+    "Store",
+    "Vectors",
+    "Where",
+    "check_fingerprint",
+    "create_store",
+    "open_store",
+]

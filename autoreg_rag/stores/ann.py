@@ -1,0 +1,162 @@
+"""Approximate indexes of FAISS: HNSW and IVF, over the rows of a matrix."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from autoreg_rag.errors import StoreError
+from autoreg_rag.stores.base import Vectors
+from autoreg_rag.stores.folders import new_file
+from autoreg_rag.stores.names import EXACT
+from autoreg_rag.stores.vectors import Matrix, Rows, spans, take
+
+_EF_SEARCH = 128
+_TRAINING_ROWS = 65_536
+_TRAINING_ROWS_PER_LIST = 64
+
+_logger = logging.getLogger(__name__)
+
+
+def check_factory(factory: str, dimension: int) -> None:
+    """Raise a `StoreError` if a factory string cannot be used."""
+    if factory != EXACT:
+        _empty(factory, dimension)
+
+
+class ApproximateIndex:
+    """An index of the first `len` rows of a matrix.
+
+    It may miss near rows, and above all some of many equal ones.
+
+    Parameters
+    ----------
+    index
+        HNSW or IVF, by inner product.
+    effort
+        ``efSearch`` of HNSW, ``nprobe`` of IVF: more finds more, and takes
+        longer. None chooses 128, or the square root of the number of lists.
+    """
+
+    def __init__(self, index: Any, effort: int | None = None) -> None:
+        self._index = index
+        self._effort = effort
+
+    @classmethod
+    def open(cls, path: Path, effort: int | None) -> ApproximateIndex:
+        """Map an index that `write` wrote into memory."""
+        return cls(_read(path, faiss.IO_FLAG_MMAP_IFC), effort)
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    def search(
+        self, queries: Vectors, k: int, alive: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], Rows]:
+        """Return scores and rows [n, k] of the nearest rows, -1 where too few were found.
+
+        Parameters
+        ----------
+        alive
+            [rows]: which rows may be found.
+        """
+        bits = np.packbits(alive[: len(self)], bitorder="little")
+        selector = faiss.IDSelectorBitmap(bits)
+        if isinstance(self._index, faiss.IndexHNSW):
+            effort = self._effort or _EF_SEARCH
+            parameters = faiss.SearchParametersHNSW(efSearch=max(effort, k), sel=selector)
+        else:
+            effort = self._effort or round(self._index.nlist**0.5)
+            parameters = faiss.SearchParametersIVF(nprobe=effort, sel=selector)
+        scores, rows = self._index.search(queries, k, params=parameters)
+        return scores, rows
+
+
+def write(path: Path, factory: str, matrix: Matrix, rows: int, earlier: Path | None = None) -> None:
+    """Write an index of the first `rows` rows of a matrix.
+
+    Parameters
+    ----------
+    path
+        Where it goes, whole or not at all.
+    factory
+        A string as `faiss.index_factory` takes it.
+    earlier
+        An index of the same factory over fewer rows, to add the rest to.
+    """
+    index = _read(earlier, 0) if earlier else _empty(factory, matrix.dimension)
+    try:
+        if not index.is_trained:
+            _train(index, _sample(index, matrix.mapped(0, rows)))
+        for start, stop in spans(index.ntotal, rows, matrix.dimension):
+            index.add(np.asarray(matrix.mapped(start, stop), dtype=np.float32))
+        with new_file(path) as temporary:
+            faiss.write_index(index, str(temporary))
+    except RuntimeError as error:
+        raise StoreError(
+            f"FAISS cannot build '{factory}' over {rows} vectors ({_reason(error)}): choose "
+            "another --faiss-factory; the index is complete and searched exactly until then"
+        ) from error
+
+
+def _empty(factory: str, dimension: int) -> Any:
+    try:
+        index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise StoreError(
+            f"FAISS does not know the factory '{factory}' ({_reason(error)}): "
+            "use Flat, HNSW32, IVF64,Flat or the like"
+        ) from error
+    has_lists = isinstance(index, faiss.IndexIVF) and index.nlist > 0
+    is_known = has_lists or isinstance(index, faiss.IndexHNSW)
+    if not is_known or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise StoreError(
+            f"the FAISS factory '{factory}' is not supported here: "
+            "use Flat, HNSW32, IVF64,Flat or the like"
+        )
+    return index
+
+
+def _sample(index: Any, matrix: NDArray[np.generic]) -> Vectors:
+    rows = len(matrix)
+    size = _TRAINING_ROWS
+    if isinstance(index, faiss.IndexIVF):
+        size = max(size, _TRAINING_ROWS_PER_LIST * index.nlist)
+    if rows <= size:
+        return take(matrix, np.arange(rows))
+    chosen = np.random.default_rng(0).choice(rows, size, replace=False)
+    return take(matrix, np.sort(chosen))
+
+
+def _train(index: Any, sample: Vectors) -> None:
+    if isinstance(index, faiss.IndexIVF):
+        wanted = index.cp.min_points_per_centroid * index.nlist
+        if len(sample) < wanted:
+            _logger.warning(
+                "%d vectors are few for %d lists; %d or more divide better",
+                len(sample),
+                index.nlist,
+                wanted,
+            )
+        index.cp.min_points_per_centroid = 1  # FAISS would say the same on standard error
+    index.train(sample)
+
+
+def _read(path: Path, flags: int) -> Any:
+    path.stat()  # FAISS has one error for all; a file that is not there is a case of its own
+    try:
+        return faiss.read_index(str(path), flags)
+    except RuntimeError as error:
+        raise StoreError(
+            f"{path} cannot be read ({_reason(error)}): delete it and run the index command "
+            "again, which builds it anew"
+        ) from error
+
+
+def _reason(error: RuntimeError) -> str:
+    return str(error).rsplit("Error: ")[-1].splitlines()[0].rsplit("failed: ")[-1]

@@ -1,0 +1,72 @@
+"""What a store asks of the chunks and vectors that it is given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from autoreg_rag.corpus.records import Chunk
+from autoreg_rag.errors import StoreError
+from autoreg_rag.stores.base import Vectors
+
+
+def checked_queries(queries: Vectors, k: int, dimension: int) -> Vectors:
+    """Return queries as contiguous float32 [n, d].
+
+    Raises
+    ------
+    StoreError
+        If they are not of this dimension or not finite, or if `k` is less than 1.
+    """
+    if k < 1:
+        raise StoreError(f"cannot search for {k} chunks: ask for 1 or more")
+    return _checked_vectors(queries, len(queries), dimension)
+
+
+def checked_batch(
+    chunks: Sequence[Chunk], vectors: Vectors, dimension: int
+) -> tuple[list[Chunk], Vectors]:
+    """Return the chunks and their vectors, of an id that comes twice only the last.
+
+    Raises
+    ------
+    StoreError
+        If there is not one finite vector of this dimension for each chunk, or
+        if a chunk holds what UTF-8 or JSON cannot.
+    """
+    array = _checked_vectors(vectors, len(chunks), dimension)
+    for chunk in chunks:
+        _check_text(chunk)
+    last = {chunk.id: place for place, chunk in enumerate(chunks)}
+    places = list(last.values())
+    return [chunks[place] for place in places], array[places]
+
+
+def encoded_metadata(chunk: Chunk) -> str:
+    """Return a chunk's metadata as a JSON object."""
+    try:
+        return json.dumps(dict(chunk.metadata), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"metadata of {chunk.source!r} cannot be stored: {error}") from error
+
+
+def _check_text(chunk: Chunk) -> None:
+    try:
+        (chunk.text + chunk.source + encoded_metadata(chunk)).encode()
+    except UnicodeEncodeError as error:
+        raise StoreError(
+            f"a chunk of {chunk.source!r} cannot be stored: it holds half a character ({error})"
+        ) from error
+
+
+def _checked_vectors(vectors: Vectors, count: int, dimension: int) -> Vectors:
+    array = np.ascontiguousarray(vectors, dtype=np.float32)
+    if array.shape != (count, dimension):
+        raise StoreError(
+            f"the index takes vectors of shape {(count, dimension)}, these are {array.shape}"
+        )
+    if not np.isfinite(array).all():
+        raise StoreError("a vector holds a value that is not finite: check the model")
+    return array

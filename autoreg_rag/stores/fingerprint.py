@@ -1,0 +1,39 @@
+"""Whether an index belongs to a model."""
+
+from __future__ import annotations
+
+import shlex
+
+from autoreg_rag.errors import FingerprintError
+from autoreg_rag.stores.base import Store
+
+
+def check_fingerprint(store: Store, fingerprint: str, model: str) -> None:
+    """Refuse an index that another model made, or the same model with other settings.
+
+    Parameters
+    ----------
+    store
+        The index.
+    fingerprint, model
+        Of the model at hand; its name or folder.
+
+    Raises
+    ------
+    FingerprintError
+        If the fingerprints differ.
+    """
+    manifest = store.manifest
+    if manifest.fingerprint == fingerprint:
+        return
+    corpora = list(manifest.corpora.values())
+    corpus = shlex.quote(corpora[0]) if len(corpora) == 1 else "CORPUS"
+    command = f"python -m autoreg_rag.index {corpus} --out NEW_DIR --model {shlex.quote(model)}"
+    if manifest.model == model:
+        made, other = f"the model '{model}' with other settings or weights", "those"
+    else:
+        made, other = f"the model '{manifest.model}'", f"--model {shlex.quote(manifest.model)}"
+    raise FingerprintError(
+        f"the index was made by {made} (fingerprint {manifest.fingerprint[:12]}), at hand is "
+        f"'{model}' ({fingerprint[:12]}): use the index with {other}, or index anew: {command}"
+    )

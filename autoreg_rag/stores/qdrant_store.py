@@ -1,0 +1,369 @@
+"""An index in Qdrant, embedded or on a server."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from qdrant_client import models
+
+from autoreg_rag.corpus.records import Chunk, Hit
+from autoreg_rag.errors import StoreError
+from autoreg_rag.stores import payload, ranking
+from autoreg_rag.stores.base import FileRecord, Manifest, Store, Vectors, Where
+from autoreg_rag.stores.batches import checked_batch, checked_queries
+from autoreg_rag.stores.connection import Connection
+from autoreg_rag.stores.faults import explained
+from autoreg_rag.stores.folders import new_folder
+from autoreg_rag.stores.names import COLLECTION, QDRANT_STORAGE
+from autoreg_rag.stores.where import conditions
+
+_MANIFEST = "autoreg"
+_REQUEST_BYTES = 4_000_000
+_IDS_AT_ONCE = 1000
+_POINTS_AT_ONCE = 256
+_QUERIES_AT_ONCE = 32
+_PARTS = [payload.TEXT, payload.CHUNK]
+
+
+class QdrantStore(Store):
+    """A collection of chunks, and a second one, ``<name>__files``, of file records.
+
+    Records stand apart so that searches of any client find passages only.
+    The manifest is in the collection's metadata. There are no transactions
+    here, so every method writes in an order that leaves no record without its
+    chunks, and can be repeated.
+
+    Embedded, Qdrant keeps all in memory, compares with every vector, warns
+    above 20,000 chunks, and lets one process at a time open the folder, be it
+    to read or to write. Its client stores points as Python pickles: open no
+    embedded storage that you would not run as a program. A server has no such
+    limits, and no lock either: two processes that index different files may
+    write at once; two that index the same ones repeat each other's work.
+
+    Parameters
+    ----------
+    connection
+        To Qdrant; the store closes it, at once if there is no such index.
+    writable
+        Whether chunks will be added or removed.
+    collection
+        Its name.
+
+    Raises
+    ------
+    StoreError
+        If there is no such collection, or it is not an index.
+    """
+
+    def __init__(
+        self, connection: Connection, *, writable: bool = False, collection: str = COLLECTION
+    ) -> None:
+        self._connection = connection
+        self._call, self._client = connection.call, connection.client
+        self._writable = writable
+        self._collection = collection
+        self._records = _records(collection)
+        try:
+            self.manifest = self._read_manifest()
+            if writable and not connection.embedded:
+                self._index_payload()
+        except BaseException:
+            connection.close()
+            raise
+
+    @classmethod
+    def open(
+        cls,
+        location: Path | str,
+        *,
+        writable: bool = False,
+        api_key: str | None = None,
+        collection: str = COLLECTION,
+    ) -> QdrantStore:
+        """Open an index in a folder, a `Path`, or on a server, whose URL is text."""
+        return cls(_connect(location, api_key), writable=writable, collection=collection)
+
+    @classmethod
+    def create(
+        cls,
+        location: Path | str,
+        manifest: Manifest,
+        *,
+        api_key: str | None = None,
+        collection: str = COLLECTION,
+        float16: bool = False,
+    ) -> QdrantStore:
+        """Open an index for writing; make it first if it is not there.
+
+        Parameters
+        ----------
+        location, api_key, collection
+            As for `open`.
+        manifest
+            For a new index; one that is there keeps its own.
+        float16
+            Store vectors in half the space; a server does, embedded Qdrant does not.
+        """
+        if isinstance(location, Path) and not (location / QDRANT_STORAGE).exists():
+            with explained(location), new_folder(location) as new:
+                connection = Connection.to_folder(new)
+                try:
+                    _make(connection, manifest, collection, float16)
+                finally:
+                    connection.close()
+        connection = _connect(location, api_key)
+        try:
+            _make(connection, manifest, collection, float16)
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection, writable=True, collection=collection)
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Replace the manifest."""
+        self._check_writable()
+        self._call(
+            self._client.update_collection,
+            self._collection,
+            metadata={_MANIFEST: manifest.to_json()},
+        )
+        self.manifest = manifest
+
+    def present(self, ids: Sequence[str]) -> set[str]:
+        """Return those of `ids` that are already stored."""
+        return {str(point.id) for point in self._retrieve(ids, with_payload=False)}
+
+    def add(self, chunks: Sequence[Chunk], vectors: Vectors, digest: str) -> None:
+        """Store chunks of one file; an id that is there already is replaced."""
+        self._check_writable()
+        chunks, vectors = checked_batch(chunks, vectors, self.manifest.dimension)
+        points = (
+            models.PointStruct(
+                id=chunk.id, vector=vector.tolist(), payload=payload.payload(chunk, digest)
+            )
+            for chunk, vector in zip(chunks, vectors, strict=True)
+        )
+        for request in requests(points):
+            self._call(self._client.upsert, self._collection, request, wait=True)
+
+    def finish_file(self, record: FileRecord) -> None:
+        """Mark a file as done, and delete its source's chunks of any other digest."""
+        self._check_writable()
+        earlier = self.file(record.source)
+        if earlier and earlier.digest != record.digest:
+            self._delete_record(record.source)
+        self._delete(payload.versions(record.source, but=record.digest))
+        self._call(self._client.upsert, self._records, [_point(record)], wait=True)
+
+    def remove_file(self, source: str) -> None:
+        """Delete a file's chunks and its record; nothing happens if it has none."""
+        self._check_writable()
+        self._delete_record(source)
+        self._delete(payload.versions(source))
+
+    def discard(self, source: str, digest: str) -> None:
+        """Delete what was added of a file that cannot be finished; other digests stay."""
+        self._check_writable()
+        record = self.file(source)
+        if record and record.digest == digest:
+            self._delete_record(source)
+        self._delete(payload.versions(source, digest=digest))
+
+    def file(self, source: str) -> FileRecord | None:
+        """Return the record of one file, or None if it is not done."""
+        found = self._call(self._client.retrieve, self._records, [_record_id(source)])
+        return _record(found[0]) if found else None
+
+    def files(self) -> Iterator[FileRecord]:
+        """Yield the records of all files that are done, in order of source."""
+        records = map(_record, self._scroll(self._records, with_payload=True))
+        yield from sorted(records, key=lambda record: record.source)
+
+    def sources(self) -> Iterator[str]:
+        """Yield the sources that have a record or a chunk, each once, in order."""
+        facets = self._call(
+            self._client.facet,
+            self._collection,
+            payload.SOURCE_PATH,
+            limit=max(1, len(self)),
+            exact=True,
+        )
+        found = {str(hit.value) for hit in facets.hits}
+        yield from sorted(found.union(record.source for record in self.files()))
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield all chunks, in order of id."""
+        return map(_chunk, self._scroll(self._collection, with_payload=_PARTS))
+
+    def get(self, ids: Sequence[str]) -> list[Chunk]:
+        """Return the chunks of these ids, in the order asked; KeyError if one is missing."""
+        found = {str(point.id): _chunk(point) for point in self._retrieve(ids, _PARTS)}
+        return [found[id] for id in ids]
+
+    def search(self, queries: Vectors, k: int, where: Where | None = None) -> list[list[Hit]]:
+        """Find for each query the `k` chunks of highest cosine, best first."""
+        queries = checked_queries(queries, k, self.manifest.dimension)
+        wanted = conditions(where)
+        if any(condition.is_empty for condition in wanted):
+            return [[] for _ in queries]
+        narrowed = payload.all_of(wanted) if wanted else None
+
+        def candidates(some: Vectors, width: int) -> list[ranking.Scored[Chunk]]:
+            answers = self._call(
+                self._client.query_batch_points,
+                self._collection,
+                [
+                    models.QueryRequest(
+                        query=query, filter=narrowed, limit=width, with_payload=_PARTS
+                    )
+                    for query in some.tolist()
+                ],
+            )
+            return [[(point.score, _chunk(point)) for point in a.points] for a in answers]
+
+        hits = []
+        for start in range(0, len(queries), _QUERIES_AT_ONCE):
+            some = queries[start : start + _QUERIES_AT_ONCE]
+            for found in ranking.widened(some, k, candidates):
+                found.sort(key=lambda scored: (-scored[0], scored[1].id))
+                hits.append(ranking.hits(found[:k]))
+        return hits
+
+    def optimize(self) -> None:
+        """Do nothing: a server optimizes by itself, and embedded Qdrant cannot."""
+
+    def __len__(self) -> int:
+        return self._call(self._client.count, self._collection, exact=True).count
+
+    def close(self) -> None:
+        """Close the client; calling it again does nothing."""
+        self._connection.close()
+
+    def _check_writable(self) -> None:
+        if not self._writable:
+            raise StoreError(
+                f"{self._connection.place} was opened for reading: open it as writable"
+            )
+
+    def _read_manifest(self) -> Manifest:
+        place = f"Qdrant at {self._connection.place}"
+        if not self._call(self._client.collection_exists, self._collection):
+            raise StoreError(
+                f"{place} has no collection '{self._collection}': name another, or make it with "
+                "'python -m autoreg_rag.index CORPUS --store qdrant'"
+            )
+        info = self._call(self._client.get_collection, self._collection)
+        text = (info.config.metadata or {}).get(_MANIFEST)
+        if not isinstance(text, str):
+            raise StoreError(
+                f"the collection '{self._collection}' of {place} was not made by autoreg-rag, "
+                "or the server is older than 1.16: name another collection, or update the server"
+            )
+        return Manifest.from_json(text)
+
+    def _index_payload(self) -> None:
+        for path in (payload.SOURCE_PATH, payload.DOCUMENT):
+            self._call(
+                self._client.create_payload_index,
+                self._collection,
+                path,
+                models.PayloadSchemaType.KEYWORD,
+                wait=True,
+            )
+
+    def _retrieve(
+        self, ids: Sequence[str], with_payload: bool | list[str]
+    ) -> Iterator[models.Record]:
+        for start in range(0, len(ids), _IDS_AT_ONCE):
+            some = list(ids[start : start + _IDS_AT_ONCE])
+            yield from self._call(self._client.retrieve, self._collection, some, with_payload)
+
+    def _scroll(self, collection: str, with_payload: bool | list[str]) -> Iterator[models.Record]:
+        offset: Any = None
+        while True:
+            points, offset = self._call(
+                self._client.scroll,
+                collection,
+                limit=_POINTS_AT_ONCE,
+                offset=offset,
+                with_payload=with_payload,
+            )
+            yield from points
+            if offset is None:
+                return
+
+    def _delete(self, which: models.Filter) -> None:
+        selector = models.FilterSelector(filter=which)
+        self._call(self._client.delete, self._collection, selector, wait=True)
+
+    def _delete_record(self, source: str) -> None:
+        self._call(self._client.delete, self._records, [_record_id(source)], wait=True)
+
+
+def requests(points: Iterable[models.PointStruct]) -> Iterator[list[models.PointStruct]]:
+    """Divide points into requests of less than 4 MB; one that is larger goes alone."""
+    request: list[models.PointStruct] = []
+    size = 0
+    for point in points:
+        bytes_ = len(point.model_dump_json().encode())
+        if request and size + bytes_ > _REQUEST_BYTES:
+            yield request
+            request, size = [], 0
+        request.append(point)
+        size += bytes_
+    if request:
+        yield request
+
+
+def _connect(location: Path | str, api_key: str | None) -> Connection:
+    if isinstance(location, Path):
+        return Connection.to_folder(location)
+    return Connection.to_server(location, api_key)
+
+
+def _make(connection: Connection, manifest: Manifest, collection: str, float16: bool) -> None:
+    """Make what is not there; the collection that holds the manifest comes last."""
+    call, client = connection.call, connection.client
+    # Qdrant asks for a vector; records are not searched by it.
+    vector = models.VectorParams(size=1, distance=models.Distance.DOT)
+    vectors = models.VectorParams(
+        size=manifest.dimension,
+        distance=models.Distance.COSINE,
+        datatype=models.Datatype.FLOAT16 if float16 else None,
+    )
+    try:
+        if call(client.collection_exists, collection):
+            return
+        if not call(client.collection_exists, _records(collection)):
+            call(client.create_collection, _records(collection), vector)
+        metadata = {_MANIFEST: manifest.to_json()}
+        call(client.create_collection, collection, vectors, metadata=metadata)
+    except ValueError as error:
+        raise StoreError(f"Qdrant cannot make the collection '{collection}': {error}") from error
+
+
+def _records(collection: str) -> str:
+    return f"{collection}__files"
+
+
+def _record_id(source: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, source))
+
+
+def _point(record: FileRecord) -> models.PointStruct:
+    return models.PointStruct(
+        id=_record_id(record.source),
+        vector=[1.0],
+        payload={"source": record.source, "digest": record.digest, "chunks": record.chunks},
+    )
+
+
+def _record(point: models.Record) -> FileRecord:
+    return FileRecord(**(point.payload or {}))
+
+
+def _chunk(point: models.Record | models.ScoredPoint) -> Chunk:
+    return payload.chunk_of(str(point.id), point.payload or {})

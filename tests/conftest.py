@@ -1,0 +1,101 @@
+"""Models that the tests share: tiny random ones of several families, and the real default."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+from autoreg_rag.errors import ModelError
+from autoreg_rag.model import AutoRegModel
+
+SIZES = {
+    "vocab_size": 600,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+}
+FAMILIES = {
+    "llama": LlamaConfig(**SIZES, tie_word_embeddings=True),
+    "qwen": Qwen2Config(**SIZES),
+    "mistral": MistralConfig(**SIZES, sliding_window=16),
+    "gemma": Gemma2Config(**SIZES, sliding_window=16, query_pre_attn_scalar=8),
+}
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Train a small byte-level BPE tokenizer on real text; its padding is its end of text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=SIZES["vocab_size"],
+        special_tokens=["<bos>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(topics.values(), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<eos>"
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of tiny random causal LMs, by family."""
+    tokenizer = make_tokenizer()
+    folders = {}
+    for family, config in FAMILIES.items():
+        torch.manual_seed(7)
+        folders[family] = tmp_path_factory.mktemp(family)
+        model = AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():  # larger than at the start of training, so that texts differ
+            for parameter in model.parameters():
+                if parameter.dim() == 2:
+                    parameter.mul_(6)
+        model.save_pretrained(folders[family])
+        tokenizer.save_pretrained(folders[family])
+    return folders
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_folders: dict[str, Path]) -> Path:
+    """Folder of a tiny random Llama."""
+    return tiny_folders["llama"]
+
+
+@pytest.fixture
+def tiny_model(tiny_folder: Path) -> AutoRegModel:
+    """A tiny random Llama with untrained compress tokens, fresh for each test."""
+    return AutoRegModel.from_pretrained(tiny_folder, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def real_model() -> AutoRegModel:
+    """The default model, in float32; the tests that need it are skipped where it is not."""
+    try:
+        return AutoRegModel.from_pretrained(dtype="float32", device="cpu")
+    except ModelError as error:
+        pytest.skip(f"the default model cannot be had here: {error}")

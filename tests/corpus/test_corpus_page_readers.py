@@ -1,0 +1,158 @@
+"""PDF and Word documents."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from zipfile import ZIP_DEFLATED, ZipFile
+
+import docx
+import pytest
+from pypdf import PdfWriter
+from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
+
+from autoreg_rag.corpus import read_documents
+from autoreg_rag.errors import ReadError
+
+
+def pdf(*pages: str, title: str = "", password: str | None = None, broken: int = 0) -> bytes:
+    """Write a PDF; the page numbered `broken` has a stream that cannot be unpacked."""
+    writer = PdfWriter()
+    font = writer._add_object(
+        DictionaryObject(
+            {
+                NameObject("/Type"): NameObject("/Font"),
+                NameObject("/Subtype"): NameObject("/Type1"),
+                NameObject("/BaseFont"): NameObject("/Helvetica"),
+            }
+        )
+    )
+    for number, text in enumerate(pages, start=1):
+        page = writer.add_blank_page(612, 792)
+        fonts = DictionaryObject({NameObject("/F1"): font})
+        page[NameObject("/Resources")] = DictionaryObject({NameObject("/Font"): fonts})
+        content = DecodedStreamObject()
+        content.set_data(f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET".encode("latin-1"))
+        if number == broken:
+            content[NameObject("/Filter")] = NameObject("/NoSuchFilter")
+        page[NameObject("/Contents")] = writer._add_object(content)
+    if title:
+        writer.add_metadata({"/Title": title})
+    if password is not None:
+        writer.encrypt(user_password=password, owner_password="owner", algorithm="AES-256")
+    data = BytesIO()
+    writer.write(data)
+    return data.getvalue()
+
+
+def word(title: str = "") -> docx.document.Document:
+    document = docx.Document()
+    document.core_properties.title = title
+    return document
+
+
+def written(document: docx.document.Document) -> bytes:
+    data = BytesIO()
+    document.save(data)
+    return data.getvalue()
+
+
+def test_a_pdf_is_a_document_per_page_with_its_number_and_title(read) -> None:
+    documents, errors = read("a.pdf", pdf("Page one", "", "Page three", title="The title"))
+    assert [(document.text, document.part, dict(document.metadata)) for document in documents] == [
+        ("Page one", 0, {"title": "The title", "page": 1}),
+        ("Page three", 2, {"title": "The title", "page": 3}),
+    ]
+    assert errors == []
+
+
+def test_an_encrypted_pdf_is_an_error_that_says_so(read) -> None:
+    with pytest.raises(ReadError, match=r"^corpus/a.pdf: encrypted"):
+        read("a.pdf", pdf("secret", password="password"))
+
+
+def test_a_pdf_that_only_restricts_its_use_is_read(read) -> None:
+    (document,), _ = read("a.pdf", pdf("readable", password=""))
+    assert document.text == "readable"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+def test_a_truncated_pdf_is_an_error_in_one_line(read, caplog, share: float) -> None:
+    data = pdf("Page one", "Page two")
+    with pytest.raises(ReadError, match=r"^corpus/a.pdf: damaged or malformed \(") as caught:
+        read("a.pdf", data[: int(len(data) * share)])
+    assert "\n" not in str(caught.value)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "data", [b"garbage", b"%PDF-1.7\n" + bytes(range(256)) * 8, b"%PDF\n%%EOF"]
+)
+def test_garbage_that_is_named_pdf_is_an_error(read, data: bytes) -> None:
+    with pytest.raises(ReadError, match=r"^corpus/a.pdf: damaged or malformed"):
+        read("a.pdf", data)
+
+
+def test_a_broken_page_is_an_error_of_its_own(read) -> None:
+    documents, (error,) = read("a.pdf", pdf("one", "two", "three", broken=2))
+    assert [document.metadata["page"] for document in documents] == [1, 3]
+    assert str(error).startswith("corpus/a.pdf, page 2: damaged or malformed")
+
+
+def test_a_pdf_of_broken_pages_only_is_an_error(read) -> None:
+    with pytest.raises(ReadError, match="none of its 1 records"):
+        read("a.pdf", pdf("one", broken=1))
+
+
+def test_a_pdf_without_text_has_no_documents_and_a_warning(read, caplog) -> None:
+    assert read("a.pdf", pdf("", "")) == ([], [])
+    assert "corpus/a.pdf: no text in it" in caplog.text
+
+
+def test_a_docx_gives_paragraphs_and_tables_in_order(read) -> None:
+    document = word("The title")
+    document.add_heading("Heading", 1)
+    document.add_paragraph("Paragraph é")
+    document.add_paragraph(" ")
+    table = document.add_table(2, 2)
+    table.cell(0, 0).text = "a"
+    table.cell(0, 1).text = "b"
+    table.cell(1, 0).merge(table.cell(1, 1)).text = "merged"
+    table.cell(0, 1).add_table(1, 1).cell(0, 0).text = "nested"
+    document.add_paragraph("After 😀")
+    (read_back,), errors = read("a.docx", written(document))
+    assert read_back.text == "Heading\n\nParagraph é\n\na\tb\nnested\nmerged\n\nAfter 😀"
+    assert read_back.metadata == {"title": "The title"}
+    assert errors == []
+
+
+def test_an_empty_docx_has_no_documents(read) -> None:
+    assert read("a.docx", written(word())) == ([], [])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+def test_a_truncated_docx_is_an_error(read, share: float) -> None:
+    data = written(word())
+    with pytest.raises(ReadError, match=r"^corpus/a.docx: damaged or malformed \(BadZipFile"):
+        read("a.docx", data[: int(len(data) * share)])
+
+
+def test_an_encrypted_docx_is_an_error_that_says_so(read) -> None:
+    with pytest.raises(ReadError, match=r"^corpus/a.docx: encrypted, or in Word's old format"):
+        read("a.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(1000))
+
+
+def test_a_zip_that_is_no_docx_is_an_error(read) -> None:
+    data = BytesIO()
+    with ZipFile(data, "w") as archive:
+        archive.writestr("a.txt", "text")
+    with pytest.raises(ReadError, match=r"^corpus/a.docx: damaged or malformed"):
+        read("a.docx", data.getvalue())
+
+
+def test_a_docx_that_unpacks_to_too_much_is_an_error(make_file) -> None:
+    data = BytesIO(written(word()))
+    with ZipFile(data, "a", ZIP_DEFLATED) as archive:
+        archive.writestr("word/bomb.xml", "0" * 5_000_000)
+    file = make_file("a.docx", data.getvalue())
+    with pytest.raises(ReadError, match="unpacks to more than the limit"):
+        list(read_documents(file, max_bytes=1_000_000))

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+
+from autoreg_rag.evaluate.beir import RetrievalSet, load_retrieval_set
+from autoreg_rag.evaluate.retrieval import (
+    DEPTH,
+    dense_run,
+    evaluate_retrieval,
+    fused_run,
+    lexical_run,
+    measure,
+)
+from autoreg_rag.lexical import reciprocal_rank_fusion
+
+
+def oracle(run: dict[str, list[str]], qrels: dict[str, dict[str, int]]) -> dict[str, float]:
+    """The four measures, by their definitions."""
+    totals = dict.fromkeys(["nDCG@10", "MRR@10", "Recall@10", "Recall@100"], 0.0)
+    for query, judged in qrels.items():
+        ranking = run.get(query, [])
+        relevant = {id_ for id_, score in judged.items() if score > 0}
+        gain = sum(max(judged.get(d, 0), 0) / math.log2(i + 2) for i, d in enumerate(ranking[:10]))
+        ideal = sorted((score for score in judged.values() if score > 0), reverse=True)[:10]
+        totals["nDCG@10"] += gain / sum(s / math.log2(i + 2) for i, s in enumerate(ideal))
+        first = next((i for i, d in enumerate(ranking[:10], start=1) if d in relevant), None)
+        totals["MRR@10"] += 1 / first if first else 0
+        for cut in (10, 100):
+            totals[f"Recall@{cut}"] += len(relevant & set(ranking[:cut])) / len(relevant)
+    return {name: total / len(qrels) for name, total in totals.items()}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_measures_are_what_their_definitions_say(seed: int):
+    chance = random.Random(seed)
+    documents = [f"d{i}" for i in range(150)]
+    run, qrels = {}, {}
+    for query in (f"q{i}" for i in range(8)):
+        judged = chance.sample(documents, chance.randint(1, 25))
+        qrels[query] = {id_: chance.choice([0, 1, 1, 2, 3]) for id_ in judged} | {judged[0]: 1}
+        if chance.random() < 0.8:  # the others found nothing
+            run[query] = chance.sample(documents, chance.randint(0, DEPTH))
+    assert measure(run, qrels) == pytest.approx(oracle(run, qrels), abs=1e-9)
+
+
+def random_set(documents: int, queries: int, *, own: frozenset[str] = frozenset()) -> RetrievalSet:
+    chance = random.Random(documents)
+    vocabulary = [f"word{i}" for i in range(300)]
+
+    def text() -> str:
+        return " ".join(chance.choices(vocabulary, k=12))
+
+    ids = [f"d{i}" for i in range(documents)]
+    chance.shuffle(ids)
+    return RetrievalSet(
+        name="random",
+        documents={id_: text() for id_ in ids},
+        queries={f"d{i}": text() for i in range(queries)},
+        qrels={f"d{i}": {f"d{i + 1}": 1} for i in range(queries)},
+        own=own,
+    )
+
+
+def by_hand(dataset: RetrievalSet, encoder) -> dict[str, list[str]]:
+    """Score every pair, sort everything."""
+    ids = list(dataset.documents)
+    documents = encoder.encode_documents(list(dataset.documents.values())).astype(np.float64)
+    run = {}
+    for query, text in dataset.queries.items():
+        scores = documents @ encoder.encode_queries([text])[0].astype(np.float64)
+        order = sorted(range(len(ids)), key=lambda i: (-scores[i], ids[i]))
+        run[query] = [ids[i] for i in order]
+    return run
+
+
+@pytest.mark.parametrize("documents", [3, DEPTH, DEPTH + 1, 700])
+def test_dense_search_finds_what_a_full_sort_finds(encoder, documents: int):
+    dataset = random_set(documents, 2)
+    expected = {query: ids[:DEPTH] for query, ids in by_hand(dataset, encoder).items()}
+    assert dense_run(dataset, encoder) == expected
+
+
+def test_only_a_query_that_is_a_document_is_left_out_of_its_own_results(encoder):
+    dataset = random_set(300, 4, own=frozenset({"d1", "d3"}))
+    expected = {
+        query: [id_ for id_ in ids if id_ != query or query not in dataset.own][:DEPTH]
+        for query, ids in by_hand(dataset, encoder).items()
+    }
+    assert dense_run(dataset, encoder) == expected
+    same = RetrievalSet("same", {"a": "x1 y1", "b": "x1 z1"}, {"a": "x1 y1"}, {}, frozenset("a"))
+    assert lexical_run(same) == dense_run(same, encoder) == {"a": ["b"]}
+
+
+def test_documents_of_equal_score_are_ordered_by_id(encoder):
+    documents = dict.fromkeys(("c", "a", "d", "b"), "the same text")
+    dataset = RetrievalSet("ties", documents, {"q": "same text"}, {"q": {"a": 1}}, frozenset())
+    assert dense_run(dataset, encoder) == lexical_run(dataset) == {"q": ["a", "b", "c", "d"]}
+
+
+def test_each_system_is_measured_on_its_own_run(tmp_path, retrieval_folder, encoder):
+    dataset = load_retrieval_set(retrieval_folder(tmp_path / "pets"))
+    dense, lexical = dense_run(dataset, encoder), lexical_run(dataset)
+    results = evaluate_retrieval(dataset, [encoder])
+    assert [(r.task, r.name, r.system) for r in results] == [
+        ("retrieval", "pets", "word vectors"),
+        ("retrieval", "pets", "BM25"),
+        ("retrieval", "pets", "word vectors + BM25"),
+    ]
+    for result, run in zip(results, [dense, lexical, fused_run(dense, lexical)], strict=True):
+        assert result.metrics == pytest.approx(oracle(run, dataset.qrels))
+        assert result.sizes == {"queries": 3, "documents": 4}
+    assert evaluate_retrieval(dataset, [encoder], bm25=False) == results[:1]
+
+
+def test_fusion_is_by_reciprocal_ranks_and_as_deep_as_the_runs():
+    first = {"q": [f"a{i}" for i in range(DEPTH)], "p": ["x"]}
+    second = {"q": [f"b{i}" for i in range(DEPTH)], "p": []}
+    fused = fused_run(first, second)
+    ranked = [id_ for id_, _ in reciprocal_rank_fusion([first["q"], second["q"]])]
+    assert fused == {"q": ranked[:DEPTH], "p": ["x"]}
+
+
+def test_stemming_and_stop_words_help_on_real_sets(shared_sets):
+    from autoreg_rag.lexical import BM25Index
+
+    for name in ("adi", "time"):
+        dataset = load_retrieval_set(shared_sets / "retrieval" / name)
+        queries = list(dataset.queries.values())
+        ndcg = {}
+        for english in (True, False):
+            hits = BM25Index(dataset.documents.items(), english=english).search(queries, 10)
+            found = ([id_ for id_, _ in ranked] for ranked in hits)
+            run = dict(zip(dataset.queries, found, strict=True))
+            ndcg[english] = measure(run, dataset.qrels)["nDCG@10"]
+        assert ndcg[True] > ndcg[False] > 0.3

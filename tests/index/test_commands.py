@@ -1,0 +1,117 @@
+"""The commands as a user runs them: a new process, a status, standard output and error."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+KINDS = ["faiss", "qdrant"]
+
+
+def command(name, *options, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", f"autoreg_rag.{name}", *map(str, options)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def one_line_error(result):
+    """The one line on standard error that starts with ``error:``; no traceback beside it."""
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    return line
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_index_and_search(corpus, tmp_path, tiny_folder, kind):
+    corpus.write("bad.txt", b"\x00")
+    options = ["--store", kind, "--model", tiny_folder, "--json", "--chunk-size", "32"]
+    options += ["--chunk-overlap", "8", "--out", "my-index"]
+    result = command("index", "corpus", *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert (summary["files"], summary["added"], summary["failed"]) == (3, 3, 1)
+    assert "corpus/bad.txt" in result.stderr
+
+    strict = command("index", "corpus", *options, "--strict", cwd=tmp_path)
+    assert "1 could not be read" in one_line_error(strict)
+    assert json.loads(strict.stdout)["unchanged"] == 3
+
+    found = command(
+        "search", "flour", "whales", "--index", "my-index", "-k", "3", "--json", cwd=tmp_path
+    )
+    assert found.returncode == 0, found.stderr
+    answers = json.loads(found.stdout)
+    assert [answer["question"] for answer in answers] == ["flour", "whales"]
+    for hit in (hit for answer in answers for hit in answer["hits"]):
+        text = (tmp_path / hit["source"]).read_text()
+        assert text[hit["start"] : hit["end"]] == hit["text"]
+
+    options = ["--index", "my-index", "--where", "source=corpus/b.md", "--hybrid"]
+    filtered = command("search", "flour", *options, cwd=tmp_path)
+    assert filtered.returncode == 0, filtered.stderr
+    assert "corpus/b.md [0:" in filtered.stdout
+    assert "corpus/a.txt" not in filtered.stdout
+
+
+def test_a_corpus_or_index_that_is_not_there_is_one_line(tmp_path):
+    missing = command("index", "missing", cwd=tmp_path)
+    assert "cannot read the corpus missing" in one_line_error(missing)
+    assert list(tmp_path.iterdir()) == []
+    assert "python -m autoreg_rag.index" in one_line_error(command("search", "q", cwd=tmp_path))
+
+
+def test_an_empty_corpus_leaves_no_index(tmp_path, tiny_folder):
+    (tmp_path / "corpus").mkdir()
+    result = command("index", "corpus", "--model", tiny_folder, cwd=tmp_path)
+    assert "no files in" in one_line_error(result)
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path, corpus, tiny_folder):
+    result = command("index", "corpus", "--out", "corpus", "--model", tiny_folder, cwd=tmp_path)
+    assert "something other than an index" in one_line_error(result)
+    assert not (tmp_path / "corpus" / "index.sqlite").exists()
+
+
+def test_a_server_that_does_not_answer_is_one_line_without_secrets(tmp_path, corpus, tiny_folder):
+    url = "http://user:secret@127.0.0.1:9"
+    options = ["--store", "qdrant", "--url", url, "--model", tiny_folder]
+    line = one_line_error(command("index", "corpus", *options, cwd=tmp_path))
+    assert "127.0.0.1:9" in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--store", "shelf"],
+        ["--url", "http://127.0.0.1:9", "--out", "x", "--store", "qdrant"],
+        ["--url", "http://127.0.0.1:9"],
+        ["--batch-tokens", "0"],
+    ],
+)
+def test_wrong_options_end_with_status_2(tmp_path, corpus, options):
+    assert command("index", "corpus", *options, cwd=tmp_path).returncode == 2
+
+
+def test_wrong_filters_end_with_status_2(tmp_path):
+    assert command("search", "q", "--where", "no-equals-sign", cwd=tmp_path).returncode == 2
+
+
+def test_help_and_import_are_quick_to_load():
+    """Neither may import what takes seconds to load."""
+    heavy = "torch transformers faiss qdrant_client llama_index langchain_core"
+    code = (
+        "import sys, autoreg_rag, autoreg_rag.search, autoreg_rag.index.__main__\n"
+        f"print([name for name in '{heavy}'.split() if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+
+from autoreg_rag.errors import FingerprintError, ModelError, StoreError
+from autoreg_rag.index.index import Index
+from autoreg_rag.lexical import reciprocal_rank_fusion
+from autoreg_rag.model import AutoRegModel
+
+QUESTIONS = ["Where do whales live?", "What is bread made of?"]
+
+
+@pytest.fixture
+def index(run, corpus, tmp_path, tiny_model):
+    run(corpus.folder)
+    with Index.open(tmp_path / "index", model=tiny_model) as index:
+        yield index
+
+
+def plain_ranking(index, question, where=None):
+    """All chunks by the cosine of their own vectors and the question's, best first."""
+    chunks = [c for c in index.store.chunks() if where is None or where(c)]
+    vectors = index.model.encode_documents([chunk.text for chunk in chunks])
+    scores = vectors @ index.model.encode_queries([question])[0]
+    order = np.argsort(-scores, kind="stable")
+    return [(chunks[i], float(scores[i])) for i in order]
+
+
+def test_hits_are_the_chunks_of_highest_cosine(index):
+    for question, hits in zip(QUESTIONS, index.search(QUESTIONS, 3), strict=True):
+        expected = plain_ranking(index, question)[:3]
+        assert [hit.score for hit in hits] == pytest.approx([s for _, s in expected], abs=1e-3)
+        assert all(hit.scores["cosine"] == hit.score for hit in hits)
+        known = {chunk.id: chunk for chunk, _ in plain_ranking(index, question)}
+        assert all(hit.chunk == known[hit.chunk.id] for hit in hits)
+
+
+def test_a_filter_leaves_only_what_meets_it(index):
+    (hits,) = index.search(QUESTIONS[:1], 50, where={"source": ["corpus/a.txt", "corpus/b.md"]})
+    assert {hit.chunk.source for hit in hits} == {"corpus/a.txt", "corpus/b.md"}
+    (none,) = index.search(QUESTIONS[:1], 50, where={"source": "corpus/none.txt"})
+    assert none == []
+
+
+def test_hybrid_search_fuses_cosine_and_words_by_reciprocal_rank(index):
+    question = "flour and salt"
+    (hits,) = index.search([question], 50, hybrid=True)
+    by_cosine = [hit.chunk.id for hit in index.search([question], 50)[0]]
+    by_words = [hit.chunk.id for hit in hits if "bm25" in hit.scores]
+    assert {hit.chunk.source for hit in hits if "bm25" in hit.scores} == {"corpus/b.md"}
+    expected = dict(reciprocal_rank_fusion([by_cosine, by_words]))
+    assert {hit.chunk.id: hit.score for hit in hits} == pytest.approx(expected)
+    assert [hit.score for hit in hits] == sorted(expected.values(), reverse=True)
+
+
+def test_hybrid_search_keeps_to_a_filter(index):
+    (hits,) = index.search(["flour and whales"], 50, hybrid=True, where={"source": "corpus/b.md"})
+    assert {hit.chunk.source for hit in hits} == {"corpus/b.md"}
+    assert any("bm25" in hit.scores for hit in hits)
+
+
+def test_no_questions_find_nothing(index):
+    assert index.search([]) == []
+
+
+def test_bad_searches_are_refused(index):
+    with pytest.raises(ValueError, match="k is 0"):
+        index.search(QUESTIONS, 0)
+    with pytest.raises(ValueError, match="empty"):
+        index.search(["  "])
+    with pytest.raises(TypeError, match="a list of questions"):
+        index.search("one question")
+
+
+def test_an_index_opens_with_the_model_that_it_names(run, corpus, tmp_path, tiny_model):
+    run(corpus.folder)
+    with Index.open(tmp_path / "index", dtype="float32") as index:
+        assert index.model.fingerprint() == tiny_model.fingerprint()
+
+
+def test_an_index_of_another_model_is_refused_with_the_command_that_mends_it(
+    run, corpus, tmp_path, tiny_folders
+):
+    run(corpus.folder)
+    with pytest.raises(FingerprintError, match=r"python -m autoreg_rag\.index") as caught:
+        Index.open(tmp_path / "index", model=str(tiny_folders["qwen"]))
+    assert "\n" not in str(caught.value)
+    other = AutoRegModel.from_pretrained(tiny_folders["llama"], query_instruction="Other:")
+    with pytest.raises(FingerprintError, match="other settings"):
+        Index.open(tmp_path / "index", model=other)
+    with Index.open(tmp_path / "index"):  # the refusal let go of the store
+        pass
+
+
+def test_places_without_an_index_are_refused(tmp_path):
+    with pytest.raises(StoreError, match=r"python -m autoreg_rag\.index"):
+        Index.open(tmp_path / "missing")
+
+
+def test_an_index_whose_model_is_gone_says_so(run, corpus, tmp_path, tiny_folder, monkeypatch):
+    run(corpus.folder)
+    monkeypatch.setattr("autoreg_rag.backbone.find_folder", lambda name: tmp_path / "gone")
+    monkeypatch.setattr("autoreg_rag.model.find_folder", lambda name: tmp_path / "gone")
+    with pytest.raises(ModelError, match="safetensors"):
+        Index.open(tmp_path / "index")

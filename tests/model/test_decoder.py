@@ -1,0 +1,80 @@
+import pytest
+import torch
+
+from autoreg_rag.model import AutoRegModel
+
+TARGETS = ["Yes.", "The raise statement re-raises the active exception.", "", "漢字 🙂 café"]
+
+
+def plain_log_likelihood(model, latents, text):
+    """Sum and number of terms of log D(t_i | e, t_<i), over full logits in float64."""
+    tokenizer = model.backbone.tokenizer
+    ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    neck = model.neck
+    prefix = neck.bridge_start + neck.bridge_scale * latents
+    vectors = torch.cat([prefix, model.backbone.embed(torch.tensor(ids))])
+    with torch.no_grad():
+        logits = model.backbone.language_model(inputs_embeds=vectors[None]).logits[0].double()
+    k = len(prefix)
+    log_probs = logits.log_softmax(dim=-1)[k - 1 : k - 1 + len(ids)]
+    return log_probs[torch.arange(len(ids)), torch.tensor(ids)].sum().item(), len(ids)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen", "mistral", "gemma"])
+def test_log_likelihood_is_the_sum_over_the_targets_tokens(tiny_folders, family):
+    model = AutoRegModel.from_pretrained(tiny_folders[family], dtype="float32", device="cpu")
+    latents = model.compress(["one", "another text", "third", "fourth"])
+    sums = model.log_likelihood(latents, TARGETS)
+    means = model.log_likelihood(latents, TARGETS, reduction="mean")
+    assert sums.dtype == torch.float32
+    for row, text, total, mean in zip(latents, TARGETS, sums, means, strict=True):
+        expected, count = plain_log_likelihood(model, row, text)
+        assert total.item() == pytest.approx(expected, rel=1e-4)
+        assert mean.item() == pytest.approx(expected / count, rel=1e-4)
+
+
+def test_log_likelihood_does_not_depend_on_the_batch(tiny_model):
+    latents = tiny_model.compress(TARGETS)
+    together = tiny_model.log_likelihood(latents, TARGETS)
+    tiny_model.token_budget = 1
+    torch.testing.assert_close(tiny_model.log_likelihood(latents, TARGETS), together)
+
+
+def test_log_likelihood_refuses_rows_that_do_not_match(tiny_model):
+    with pytest.raises(ValueError, match="1 latents and 2 targets"):
+        tiny_model.log_likelihood(tiny_model.compress(["a"]), ["b", "c"])
+    with pytest.raises(ValueError, match="sum or mean"):
+        tiny_model.log_likelihood(tiny_model.compress(["a"]), ["b"], reduction="max")
+
+
+def test_decode_picks_the_likeliest_token_at_each_step(tiny_model):
+    latents = tiny_model.compress(["one", "another text"])
+    texts = tiny_model.decode(latents, max_new_tokens=6)
+    tokenizer = tiny_model.backbone.tokenizer
+    for row, text in zip(latents, texts, strict=True):
+        vectors = tiny_model.neck.bridge(row)[None]
+        ids: list[int] = []
+        for _ in range(6):
+            with torch.no_grad():
+                logits = tiny_model.backbone.language_model(inputs_embeds=vectors).logits[0, -1]
+            ids.append(int(logits.argmax()))
+            if ids[-1] == tokenizer.eos_token_id:
+                break
+            vectors = torch.cat([vectors, tiny_model.backbone.embed(torch.tensor([ids[-1:]]))], 1)
+        assert text == tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_no_latents_decode_to_no_texts(tiny_model):
+    assert tiny_model.decode(tiny_model.compress([])) == []
+    assert tiny_model.log_likelihood(tiny_model.compress([]), []).shape == (0,)
+
+
+def test_the_real_decoder_starts_close_to_where_it_is_without_context(real_model):
+    """The bridge's promise: untrained vectors do not disturb the decoder."""
+    text = "Penguins live on the coasts of Antarctica."
+    latents = real_model.compress([text])
+    with_vectors = real_model.log_likelihood(latents, [text], reduction="mean").item()
+    nothing = real_model.log_likelihood(torch.zeros_like(latents), [text], reduction="mean").item()
+    assert with_vectors == pytest.approx(nothing, abs=0.5)
+    expected, count = plain_log_likelihood(real_model, latents[0], text)
+    assert with_vectors == pytest.approx(expected / count, rel=1e-3)

@@ -1,0 +1,187 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from autoreg_rag.config import AutoRegConfig
+from autoreg_rag.errors import ModelError
+from autoreg_rag.model import AutoRegModel
+
+TEXTS = ["one text", "another one that is longer", "a third"]
+
+
+@pytest.fixture
+def adapted(tiny_model):
+    """A tiny model with a LoRA adapter that does something."""
+    torch.manual_seed(3)
+    settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"])
+    lora = get_peft_model(tiny_model.backbone.language_model, settings).eval()
+    for name, parameter in lora.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    tiny_model.backbone.language_model = lora
+    return tiny_model
+
+
+def test_a_saved_model_reloads_with_the_same_vectors_bit_for_bit(tiny_model, tmp_path):
+    torch.nn.init.normal_(tiny_model.neck.compress_tokens)
+    tiny_model.save_pretrained(tmp_path / "model")
+    again = AutoRegModel.from_pretrained(tmp_path / "model", dtype="float32")
+    np.testing.assert_array_equal(again.encode_queries(TEXTS), tiny_model.encode_queries(TEXTS))
+    assert again.config == tiny_model.config
+    assert again.fingerprint() == tiny_model.fingerprint()
+    latents = tiny_model.compress(TEXTS)
+    assert torch.equal(
+        again.log_likelihood(latents, TEXTS), tiny_model.log_likelihood(latents, TEXTS)
+    )
+
+
+def test_an_adapter_is_saved_and_reloads_with_the_same_vectors(adapted, tmp_path):
+    adapted.save_pretrained(tmp_path / "model")
+    again = AutoRegModel.from_pretrained(tmp_path / "model", dtype="float32")
+    assert isinstance(again.backbone.language_model, PeftModel)
+    np.testing.assert_array_equal(again.encode_queries(TEXTS), adapted.encode_queries(TEXTS))
+    assert again.fingerprint() == adapted.fingerprint()
+    files = {path.name for path in (tmp_path / "model").rglob("*") if path.is_file()}
+    assert files == {
+        "README.md",
+        "config.json",
+        "compress_tokens.safetensors",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+
+
+def test_the_adapter_off_is_the_base_exactly(adapted, tiny_folder):
+    base = AutoRegModel.from_pretrained(tiny_folder, dtype="float32")
+    latents = adapted.compress(TEXTS)
+    assert not torch.equal(latents, base.compress(TEXTS))
+    assert torch.equal(adapted.log_likelihood(latents, TEXTS), base.log_likelihood(latents, TEXTS))
+    assert adapted.decode(latents, max_new_tokens=5) == base.decode(latents, max_new_tokens=5)
+
+
+def test_the_fingerprint_changes_with_all_that_changes_a_vector(adapted, tiny_folders):
+    seen = {adapted.fingerprint()}
+    for family in ("llama", "qwen"):
+        seen.add(AutoRegModel.from_pretrained(tiny_folders[family]).fingerprint())
+    for settings in (
+        {"query_instruction": "Other:"},
+        {"document_instruction": "Other:"},
+        {"num_compress_tokens": 4},
+        {"pooling": "last"},
+        {"max_length": 100},
+        {"template": "{text} {instruction}"},
+    ):
+        model = AutoRegModel.from_pretrained(tiny_folders["llama"], **settings)
+        seen.add(model.fingerprint())
+    assert len(seen) == 9
+    with torch.no_grad():
+        adapted.neck.compress_tokens[0, 0] += 1
+    assert adapted.fingerprint() not in seen
+
+
+def test_the_fingerprint_does_not_depend_on_dtype_or_batch(tiny_folder):
+    one = AutoRegModel.from_pretrained(tiny_folder, dtype="float32")
+    other = AutoRegModel.from_pretrained(tiny_folder, dtype="float32", token_budget=7)
+    assert one.fingerprint() == other.fingerprint()
+
+
+def test_a_model_refuses_another_base(tiny_model, tiny_folder, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(tiny_folder, base)
+    model = AutoRegModel.from_pretrained(base)
+    model.save_pretrained(tmp_path / "model")
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"] + 1
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="made for base"):
+        AutoRegModel.from_pretrained(tmp_path / "model")
+
+
+def test_saving_over_something_is_refused_and_leaves_it_as_it_was(tiny_model, tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(ModelError, match="not empty"):
+        tiny_model.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_a_save_that_fails_leaves_nothing(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        type(tiny_model.neck), "save", lambda *_: (_ for _ in ()).throw(OSError(28))
+    )
+    with pytest.raises(ModelError, match="cannot be written"):
+        tiny_model.save_pretrained(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_models_are_refused_in_one_line(tiny_model, tmp_path):
+    folder = tmp_path / "model"
+    tiny_model.save_pretrained(folder)
+    neck, config = folder / "compress_tokens.safetensors", folder / "config.json"
+
+    content = neck.read_bytes()
+    neck.write_bytes(content[:-10])
+    with pytest.raises(ModelError, match="missing or damaged"):
+        AutoRegModel.from_pretrained(folder)
+    neck.write_bytes(content)
+
+    settings = json.loads(config.read_text())
+    for change, message in (
+        ({"num_compress_tokens": 4}, "shape"),
+        ({"surprise": 1}, "does not know: surprise"),
+        ({"pooling": "max"}, "mean, last or concat"),
+        ({"template": "{instruction}{text}"}, "and then"),
+    ):
+        config.write_text(json.dumps(settings | change))
+        with pytest.raises(ModelError, match=message) as caught:
+            AutoRegModel.from_pretrained(folder)
+        assert "\n" not in str(caught.value)
+    config.write_text("{")
+    with pytest.raises(ModelError, match="cannot be read"):
+        AutoRegModel.from_pretrained(folder)
+
+
+def test_places_without_a_model_are_refused(tmp_path):
+    with pytest.raises(ModelError, match="safetensors weights"):
+        AutoRegModel.from_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="there is no file"):
+        AutoRegModel.from_pretrained(tmp_path / "missing.gguf")
+    with pytest.raises(ModelError, match="neither a folder"):
+        AutoRegModel.from_pretrained("no/such/hub/id")
+    with pytest.raises(ModelError, match="no hub served it"):
+        AutoRegModel.from_pretrained("nobody/no-such-model")
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF but not really")
+    with pytest.raises(ModelError, match="cannot be read as a GGUF"):
+        AutoRegModel.from_pretrained(tmp_path / "bad.gguf")
+
+
+def test_unknown_devices_dtypes_and_settings_are_refused(tiny_folder):
+    with pytest.raises(ModelError, match="device 'gpu7'"):
+        AutoRegModel.from_pretrained(tiny_folder, device="gpu7")
+    with pytest.raises(ModelError, match="float32, bfloat16, float16"):
+        AutoRegModel.from_pretrained(tiny_folder, dtype="int8")
+    with pytest.raises(TypeError, match="pool"):
+        AutoRegModel.from_pretrained(tiny_folder, pool="mean")
+
+
+def test_the_config_reads_what_it_wrote(tmp_path):
+    config = AutoRegConfig("base", "0" * 64, num_compress_tokens=3, query_instruction="Ünïcode:")
+    config.save(tmp_path)
+    assert AutoRegConfig.load(tmp_path) == config
+
+
+def test_bfloat16_gives_nearly_the_same_vectors(tiny_folder):
+    exact = AutoRegModel.from_pretrained(tiny_folder, dtype="float32").encode_documents(TEXTS)
+    rounded = AutoRegModel.from_pretrained(tiny_folder, dtype="bfloat16").encode_documents(TEXTS)
+    assert (exact * rounded).sum(axis=1).min() > 0.98
+
+
+def test_the_default_and_its_gguf_file_are_the_same_model(real_model):
+    from autoreg_rag.pretrained import DEFAULT_BASE, fetch
+
+    again = AutoRegModel.from_pretrained(fetch(DEFAULT_BASE), dtype="float32")
+    assert again.fingerprint() == real_model.fingerprint()

@@ -1,0 +1,127 @@
+import shlex
+
+import pytest
+from store_cases import MANIFEST, chunks, create, vectors
+
+from autoreg_rag.errors import FingerprintError, StoreError
+from autoreg_rag.stores import FileRecord, Manifest, check_fingerprint, create_store, open_store
+from autoreg_rag.stores.faiss_store import FaissStore
+from autoreg_rag.stores.qdrant_store import QdrantStore
+
+
+@pytest.fixture(params=["faiss", "qdrant"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def occupied(folder):
+    """Give a folder that holds something that must not be touched."""
+    folder.mkdir()
+    (folder / "letter.txt").write_text("dear")
+    return folder
+
+
+def test_a_folder_is_opened_by_what_it_holds(kind, folder):
+    create_store(kind, folder, MANIFEST).close()
+    with open_store(str(folder)) as store:
+        assert isinstance(store, FaissStore if kind == "faiss" else QdrantStore)
+        assert store.manifest == MANIFEST
+
+
+def test_an_index_that_is_there_is_opened_for_writing_as_it_is(kind, folder):
+    with create_store(kind, folder, MANIFEST) as store:
+        store.add(chunks("c/a", 3), vectors(3), "1")
+        store.finish_file(FileRecord("c/a", "1", 3))
+    with create_store(kind, folder, Manifest("other", "other", 3)) as store:
+        assert store.manifest == MANIFEST
+        assert len(store) == 3
+        store.remove_file("c/a")
+        assert len(store) == 0
+
+
+def test_an_index_is_made_in_an_empty_folder_and_below_folders_that_are_not_there(kind, folder):
+    folder.mkdir()
+    create_store(kind, folder, MANIFEST).close()
+    create_store(kind, folder / ".." / "a" / "b", MANIFEST).close()
+    open_store(folder).close()
+    open_store(folder.parent / "a" / "b").close()
+
+
+def test_a_new_folder_may_be_entered_by_those_who_may_enter_others(kind, folder):
+    create_store(kind, folder, MANIFEST).close()
+    (folder.parent / "other").mkdir()
+    assert folder.stat().st_mode == (folder.parent / "other").stat().st_mode
+
+
+def test_a_folder_of_something_else_is_refused_untouched(kind, occupied):
+    with pytest.raises(StoreError, match="holds something other than an index"):
+        create_store(kind, occupied, MANIFEST)
+    with pytest.raises(StoreError, match=r"something other .*python -m autoreg_rag.index CORPUS"):
+        open_store(occupied)
+    assert [path.name for path in occupied.iterdir()] == ["letter.txt"]
+    assert [path.name for path in occupied.parent.iterdir()] == ["index"]
+
+
+def test_a_file_in_place_of_a_folder_is_refused(kind, occupied):
+    for write in (lambda path: create_store(kind, path, MANIFEST), open_store):
+        with pytest.raises(StoreError, match="is not a folder"):
+            write(occupied / "letter.txt")
+    with pytest.raises(StoreError):
+        create_store(kind, occupied / "letter.txt" / "below", MANIFEST)
+
+
+def test_a_folder_that_is_empty_or_not_there_is_no_index(folder):
+    with pytest.raises(StoreError, match=r"does not exist.*python -m autoreg_rag.index"):
+        open_store(folder)
+    assert not folder.exists()
+    folder.mkdir()
+    with pytest.raises(StoreError, match=r"is empty.*python -m autoreg_rag.index"):
+        open_store(folder)
+    assert list(folder.iterdir()) == []
+
+
+def test_an_index_of_the_other_kind_is_refused(folder):
+    create("flat", folder / "f").close()
+    create("qdrant", folder / "q").close()
+    with pytest.raises(StoreError, match="use --store faiss"):
+        create_store("qdrant", folder / "f", MANIFEST)
+    with pytest.raises(StoreError, match="use --store qdrant"):
+        create_store("faiss", folder / "q", MANIFEST)
+
+
+def test_the_precision_of_an_index_cannot_change(folder):
+    create_store("faiss", folder, MANIFEST, float16=True).close()
+    create_store("faiss", folder, MANIFEST, float16=True).close()
+    create_store("faiss", folder, MANIFEST).close()
+    with pytest.raises(StoreError, match="half precision"):
+        create_store("faiss", folder, MANIFEST, float16=False)
+    open_store(folder, writable=True).close()
+
+
+def test_a_factory_goes_with_faiss_only(folder):
+    with pytest.raises(StoreError, match="--store faiss only"):
+        create_store("qdrant", folder, MANIFEST, factory="HNSW8")
+    assert not folder.exists()
+
+
+def test_the_fingerprint_of_the_model_at_hand_is_accepted(folder):
+    with create("flat", folder) as store:
+        check_fingerprint(store, MANIFEST.fingerprint, "a/model")
+        check_fingerprint(store, MANIFEST.fingerprint, "the same model elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("model", "ways"),
+    [
+        ("b model", ["'a/model'", "--model a/model", shlex.quote("b model")]),
+        ("a/model", ["other settings or weights", "--model a/model"]),
+    ],
+)
+def test_another_fingerprint_is_refused_with_the_command_that_mends_it(folder, model, ways):
+    with create("flat", folder) as store, pytest.raises(FingerprintError) as caught:
+        check_fingerprint(store, "0" * 64, model)
+    message = str(caught.value)
+    assert "python -m autoreg_rag.index /some/docs --out NEW_DIR --model " in message
+    assert all(way in message for way in ways)
+    assert "\n" not in message

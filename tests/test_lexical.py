@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections import Counter
+from itertools import permutations
+
+import pytest
+
+from autoreg_rag.errors import StoreError
+from autoreg_rag.lexical import FILE, BM25Index, reciprocal_rank_fusion
+
+K1, B = 1.5, 0.75
+
+TEXTS = {
+    "d1": "the cat sat on the mat; the cat slept",
+    "d2": "a dog chased the cat around the garden",
+    "d3": "gardens and dogs",
+    "d4": "",
+    "d5": "Résumé of the dog DOG dog",
+    "d6": "x y z",
+}
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"\w\w+", text.lower())
+
+
+def lucene_bm25(texts: dict[str, str], query: str) -> dict[str, float]:
+    """BM25 as Kamphuis et al. (2020) write Lucene's accurate variant, without (k1 + 1)."""
+    counts = {id_: Counter(words(text)) for id_, text in texts.items()}
+    average = sum(sum(count.values()) for count in counts.values()) / len(texts)
+    scores = dict.fromkeys(texts, 0.0)
+    for term in words(query):
+        frequency = sum(term in count for count in counts.values())
+        idf = math.log(1 + (len(texts) - frequency + 0.5) / (frequency + 0.5))
+        for id_, count in counts.items():
+            length = 1 - B + B * sum(count.values()) / average
+            scores[id_] += idf * count[term] / (count[term] + K1 * length)
+    return {id_: score for id_, score in scores.items() if score > 0}
+
+
+def random_texts(number: int, seed: int = 0) -> dict[str, str]:
+    chance = random.Random(seed)
+    vocabulary = [f"w{i}" for i in range(40)]
+    return {
+        f"t{i}": " ".join(chance.choices(vocabulary, k=chance.randrange(30))) for i in range(number)
+    }
+
+
+@pytest.mark.parametrize("query", ["the cat", "dog dog garden", "résumé", "dog", "the THE the"])
+def test_scores_are_those_of_the_formula(query: str):
+    (hits,) = BM25Index(TEXTS.items(), english=False).search([query], 10)
+    assert dict(hits) == pytest.approx(lucene_bm25(TEXTS, query), rel=1e-5)
+
+
+def test_hits_come_best_first_and_are_the_top_of_the_whole_ranking():
+    texts = random_texts(200)
+    index = BM25Index(texts.items(), english=False)
+    query = "w1 w2 w3"
+    (every,) = index.search([query], len(texts))
+    assert [score for _, score in every] == sorted((s for _, s in every), reverse=True)
+    assert dict(every) == pytest.approx(lucene_bm25(texts, query), rel=1e-5)
+    for k in (1, 2, 10, 57):
+        assert index.search([query], k) == [every[:k]]
+
+
+def test_more_documents_than_one_batch_score_as_the_formula_says():
+    texts = random_texts(2100)
+    index = BM25Index(iter(texts.items()), english=False)
+    assert len(index) == 2100
+    assert index.ids == list(texts)
+    for query in ("w7 w8", "w39"):
+        (hits,) = index.search([query], 3000)
+        assert dict(hits) == pytest.approx(lucene_bm25(texts, query), rel=1e-5)
+
+
+def test_documents_that_share_no_word_with_the_query_are_not_found():
+    index = BM25Index(TEXTS.items())
+    assert index.search(["zebra", "", "the of and"], 10) == [[], [], []]
+    assert {id_ for id_, _ in index.search(["garden"], 10)[0]} == {"d2", "d3"}
+
+
+def test_equal_scores_are_ordered_by_id_also_where_the_list_is_cut():
+    ids = ["e", "c", "a", "d", "b"]
+    index = BM25Index([(id_, "equal words") for id_ in ids] + [("f", "others")])
+    (hits,) = index.search(["equal"], 3)
+    assert [id_ for id_, _ in hits] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("documents", [[], [("a", ""), ("b", "- !")]])
+def test_an_index_without_words_finds_nothing(documents, tmp_path):
+    index = BM25Index(documents)
+    assert index.search(["anything", "else"], 5) == [[], []]
+    index.save(tmp_path)
+    loaded = BM25Index.load(tmp_path)
+    assert loaded.ids == [id_ for id_, _ in documents]
+    assert loaded.search(["anything"], 5) == [[]]
+
+
+def test_no_queries_give_no_lists():
+    assert BM25Index(TEXTS.items()).search([], 5) == []
+
+
+def test_english_words_match_in_all_their_forms():
+    documents = [("a", "He was running through connected rooms"), ("b", "A quiet place")]
+    assert BM25Index(documents).search(["run connection"], 5)[0][0][0] == "a"
+    assert BM25Index(documents, english=False).search(["run connection"], 5) == [[]]
+
+
+def test_a_limit_of_none_at_all_gives_empty_lists_and_a_negative_one_an_error():
+    index = BM25Index(TEXTS.items())
+    assert index.search(["cat", "dog"], 0) == [[], []]
+    with pytest.raises(ValueError, match="must not be negative"):
+        index.search(["cat"], -1)
+
+
+@pytest.mark.parametrize("english", [True, False])
+def test_a_saved_index_finds_the_same(tmp_path, english: bool):
+    index = BM25Index(TEXTS.items(), english=english)
+    index.save(tmp_path / "new" / "folder")
+    loaded = BM25Index.load(tmp_path / "new" / "folder")
+    queries = ["the cats", "dog", "résumé gardens", "nothing"]
+    assert loaded.search(queries, 10) == index.search(queries, 10)
+    assert (loaded.ids, loaded.english) == (index.ids, english)
+
+
+def test_saving_again_replaces_the_index_and_leaves_no_other_file(tmp_path):
+    BM25Index([("old", "old text")]).save(tmp_path)
+    BM25Index([("new", "new text")]).save(tmp_path)
+    assert BM25Index.load(tmp_path).ids == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+def test_a_save_that_fails_leaves_the_old_index(tmp_path, monkeypatch):
+    BM25Index([("old", "old text")]).save(tmp_path)
+
+    def no_space(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        BM25Index([("new", "new text")]).save(tmp_path)
+    assert BM25Index.load(tmp_path).ids == ["old"]
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+def test_a_missing_index_is_named(tmp_path):
+    with pytest.raises(StoreError, match="has no BM25 index"):
+        BM25Index.load(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_a_truncated_index_is_refused(tmp_path, keep: int):
+    BM25Index(TEXTS.items()).save(tmp_path)
+    content = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(content[:keep])
+    with pytest.raises(StoreError, match="build it again"):
+        BM25Index.load(tmp_path)
+
+
+def test_another_kind_of_file_is_refused(tmp_path):
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    save_file({"ids": np.zeros(3, dtype=np.uint8)}, tmp_path / FILE)
+    with pytest.raises(StoreError, match="not a BM25 index of this version"):
+        BM25Index.load(tmp_path)
+
+
+def test_fusion_adds_the_reciprocals_of_the_ranks():
+    fused = reciprocal_rank_fusion([["a", "b", "c"], ["c", "a"], ["d"]], k=10)
+    assert dict(fused) == pytest.approx(
+        {"a": 1 / 11 + 1 / 12, "b": 1 / 12, "c": 1 / 13 + 1 / 11, "d": 1 / 11}
+    )
+    assert [id_ for id_, _ in fused] == ["a", "c", "d", "b"]
+    assert dict(reciprocal_rank_fusion([["a"]])) == pytest.approx({"a": 1 / 61})
+    assert reciprocal_rank_fusion([]) == reciprocal_rank_fusion([[], []]) == []
+
+
+def test_fusion_does_not_depend_on_the_order_of_the_rankings():
+    chance = random.Random(1)
+    ids = [f"d{i}" for i in range(12)]
+    rankings = [chance.sample(ids, 12) for _ in range(4)]
+    results = {tuple(reciprocal_rank_fusion(order)) for order in permutations(rankings)}
+    assert len(results) == 1
+
+
+def test_equal_sums_are_ordered_by_id():
+    fused = reciprocal_rank_fusion([["b", "a"], ["a", "b"]])
+    assert [id_ for id_, _ in fused] == ["a", "b"]
+    assert fused[0][1] == fused[1][1]
