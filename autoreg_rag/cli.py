@@ -56,7 +56,9 @@ def main(command: Callable[..., None]) -> None:
         except AutoRegError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(1) from error
-        except MemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
             typer.echo("error: out of memory; lower --batch-tokens", err=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
@@ -66,6 +68,12 @@ def main(command: Callable[..., None]) -> None:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(guarded)
     app()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell whether memory ran out; torch says so by a RuntimeError."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
 
 
 def print_json(content: Any) -> None:

@@ -127,7 +127,7 @@ class AutoRegModel(nn.Module):
             The model cannot be found or loaded, or is bound to another base.
         """
         how = {"device": device, "dtype": dtype, "attention": attention}
-        reference = DEFAULT if name is None else str(name)
+        reference = DEFAULT if name is None else _absolute(str(name))
         folder = None if reference == DEFAULT else find_folder(reference)
         if folder is not None and is_model_folder(folder):
             config = dataclasses.replace(AutoRegConfig.load(folder), **settings)
@@ -351,6 +351,12 @@ class AutoRegModel(nn.Module):
         """Switch the adapter off: inside the block the LLM is the frozen base, exactly."""
         model = self.backbone.language_model
         return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
+
+
+def _absolute(name: str) -> str:
+    """Return a local path in full, so that it is found from any folder, and a hub id as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
 
 
 def _several(texts: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """The corpus: files are found, read as documents, and cut into chunks."""
 
 from autoreg_rag.corpus.chunking import Chunker
-from autoreg_rag.corpus.files import CorpusFile, file_digest, find_files
+from autoreg_rag.corpus.files import CorpusFile, check_corpus, corpus_name, file_digest, find_files
 from autoreg_rag.corpus.readers import READER_VERSION, read_documents
 from autoreg_rag.corpus.records import Chunk, Document, Hit
 
@@ -12,6 +12,8 @@ __all__ = [
     "CorpusFile",
     "Document",
     "Hit",
+    "check_corpus",
+    "corpus_name",
     "file_digest",
     "find_files",
     "read_documents",

@@ -149,6 +149,35 @@ def find_files(
     ).files()
 
 
+def corpus_name(root: Path) -> str:
+    """Return the name of a corpus: the last part of its path."""
+    return root.resolve().name or "root"
+
+
+def check_corpus(root: Path, *, globs: Sequence[str] = (), excludes: Sequence[str] = ()) -> None:
+    """Look for one file to index, before anything is loaded or written.
+
+    Raises
+    ------
+    CorpusError
+        The root is missing, or there is nothing to index in it.
+    """
+
+    def ignore(*_: object) -> None:
+        """Leave it to the walk that indexes."""
+
+    next(
+        find_files(
+            root,
+            corpus_name(root),
+            globs=globs,
+            excludes=excludes,
+            on_skip=ignore,
+            on_error=ignore,
+        )
+    )
+
+
 @dataclass
 class _Walk:
     """One walk through a folder. Relative paths of folders end with a slash."""

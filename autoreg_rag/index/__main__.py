@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from autoreg_rag import cli
+from autoreg_rag.corpus import check_corpus
 from autoreg_rag.errors import CorpusError
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
 
@@ -65,7 +66,7 @@ def index(
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from autoreg_rag.corpus import Chunker
-    from autoreg_rag.index.indexer import Indexer, check_corpora
+    from autoreg_rag.index.indexer import Indexer
     from autoreg_rag.stores import check_fingerprint, create_store
     from autoreg_rag.stores.base import Manifest
 
@@ -73,8 +74,11 @@ def index(
         raise typer.BadParameter("--out and --url exclude each other")
     if url and store is not StoreKind.QDRANT:
         raise typer.BadParameter("--url needs --store qdrant")
-    check_corpora(corpus, glob or (), exclude or ())
+    for root in corpus:
+        check_corpus(root, globs=glob or (), excludes=exclude or ())
     encoder = cli.load_model(model, device=device, dtype=dtype, token_budget=batch_tokens)
+    if chunk_size > (limit := encoder.encoder.truncation.limit):
+        raise CorpusError(f"--chunk-size {chunk_size} is more than the model's {limit} tokens")
     chunker = Chunker(encoder.backbone.tokenizer.backend_tokenizer, chunk_size, chunk_overlap)
     manifest = Manifest(encoder.fingerprint(), encoder.reference, encoder.dimension)
     with create_store(

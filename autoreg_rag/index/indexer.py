@@ -16,6 +16,7 @@ from autoreg_rag.corpus import (
     Chunk,
     Chunker,
     CorpusFile,
+    corpus_name,
     file_digest,
     find_files,
     read_documents,
@@ -101,7 +102,7 @@ class Indexer:
         """
         self._summary = Summary()
         start = time.monotonic()
-        corpora = {_corpus_name(Path(root)): Path(root).resolve() for root in roots}
+        corpora = {corpus_name(Path(root)): Path(root).resolve() for root in roots}
         if len(corpora) < len(roots):
             raise CorpusError("two of the folders have the same name; index them separately")
         self._check_names(corpora)
@@ -240,22 +241,3 @@ class Indexer:
     def _fail(self, error: ReadError) -> None:
         logger.warning("%s", error)
         self._summary.fail(str(error))
-
-
-def check_corpora(
-    roots: Sequence[Path], globs: Sequence[str] = (), excludes: Sequence[str] = ()
-) -> None:
-    """Look for one file to index in each root, before anything is loaded or written.
-
-    Raises
-    ------
-    CorpusError
-        A root is missing, or there is nothing to index in it.
-    """
-    for root in roots:
-        files = find_files(root, _corpus_name(root), globs=globs, excludes=excludes, **_SILENT)
-        next(files)
-
-
-def _corpus_name(root: Path) -> str:
-    return root.resolve().name or "root"

@@ -70,7 +70,7 @@ class Connection:
             first = client(_CONNECT_SECONDS)
         except ValueError as error:
             raise StoreError(f"this is not the address of a Qdrant server: {error}") from None
-        with closing(first), _explained(place):
+        with closing(first), _explained_answer(place):
             _retrying(place, _CONNECT_ATTEMPTS)(first.info)
         return cls(client(_REQUEST_SECONDS), place, embedded=False)
 
@@ -110,7 +110,9 @@ class Connection:
         self.client.close()
 
     def _explained(self) -> AbstractContextManager[None]:
-        return faults.explained(Path(self.place)) if self.embedded else _explained(self.place)
+        return (
+            faults.explained(Path(self.place)) if self.embedded else _explained_answer(self.place)
+        )
 
 
 def shown(url: str) -> str:
@@ -150,7 +152,7 @@ def _is_transient(error: BaseException) -> bool:
 
 
 @contextmanager
-def _explained(place: str) -> Iterator[None]:
+def _explained_answer(place: str) -> Iterator[None]:
     """Turn errors of a server's client into a `StoreError` of one line."""
     try:
         yield

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autoreg_rag.corpus.records import Chunk, Hit
 from autoreg_rag.errors import StoreError
@@ -23,6 +24,7 @@ from autoreg_rag.stores.vectors import spans
 from autoreg_rag.stores.where import conditions
 
 _QUERIES_AT_ONCE = 256
+_CANDIDATES_AT_ONCE = 2**20
 _TOLERATED_DEAD = 0.1
 _ATTEMPTS = 5
 
@@ -171,11 +173,12 @@ class FaissStore(Store):
         """Find for each query the `k` chunks of highest cosine, best first."""
         queries = checked_queries(queries, k, self.manifest.dimension)
         wanted = conditions(where)
+        step = max(1, min(_QUERIES_AT_ONCE, _CANDIDATES_AT_ONCE // k))
         hits: list[list[Hit]] = []
         with self._reading() as snapshot:
             allowed = self._sidecar.rows_where(wanted) if wanted else None
-            for start in range(0, len(queries), _QUERIES_AT_ONCE):
-                some = queries[start : start + _QUERIES_AT_ONCE]
+            for start in range(0, len(queries), step):
+                some = queries[start : start + step]
                 hits += self._hits(snapshot.search(some, k, allowed), k)
         return hits
 
@@ -225,30 +228,35 @@ class FaissStore(Store):
             for attempt in range(_ATTEMPTS):
                 transaction.enter_context(self._sidecar.reading())
                 try:
-                    self._follow()
+                    snapshot = self._current_snapshot()
                     break
                 except FileNotFoundError as error:
                     # The writer may have moved on before the file was opened: look again.
                     transaction.close()
                     if attempt == _ATTEMPTS - 1:
                         raise damaged(self._folder, f"{error.filename} is missing") from error
-            assert self._snapshot
-            yield self._snapshot
+            yield snapshot
 
-    def _follow(self) -> None:
-        """Open the files anew if the database has changed since."""
+    def _current_snapshot(self) -> Snapshot:
+        """Return the last snapshot, or another if the database has changed since."""
         state = self._sidecar.state()
         if self._snapshot and self._snapshot.state == state:
-            return
+            return self._snapshot
         matrix = self._layout.matrix(state.generation)
         matrix.check(state.rows)
-        alive = np.ones(state.rows, dtype=np.bool_)
-        alive[self._sidecar.dead_rows()] = False
         approximate = None
         if state.indexed:
             path = self._layout.approximate(state.generation, state.indexed)
             approximate = ann.ApproximateIndex.open(path, self._effort)
-        self._snapshot = Snapshot(state, matrix.mapped(0, state.rows), alive, approximate)
+        mapped = matrix.mapped(0, state.rows)
+        self._snapshot = Snapshot(state, mapped, self._alive(state), approximate)
+        return self._snapshot
+
+    def _alive(self, state: State) -> NDArray[np.bool_]:
+        """Return [rows]: which rows of the matrix have a chunk."""
+        alive = np.ones(state.rows, dtype=np.bool_)
+        alive[self._sidecar.dead_rows()] = False
+        return alive
 
     def _hits(self, found: list[ranking.Scored[int]], k: int) -> list[list[Hit]]:
         """Return the best `k` of scored rows as hits, equal scores in order of id."""
@@ -264,7 +272,8 @@ class FaissStore(Store):
     def _forget_missing_index(self) -> None:
         """Let `optimize` build the approximate index anew if its file was deleted."""
         state = self._sidecar.state()
-        if not self._layout.approximate(state.generation, state.indexed).exists():
+        path = self._layout.approximate(state.generation, state.indexed)
+        if state.indexed and not path.exists():
             with self._sidecar.writing():
                 self._sidecar.set_indexed(0)
 
@@ -275,8 +284,7 @@ class FaissStore(Store):
     def _compact(self, state: State) -> None:
         """Write the living rows to a new matrix, and number them anew."""
         old, new = self._layout.matrix(state.generation), self._layout.matrix(state.generation + 1)
-        alive = np.ones(state.rows, dtype=np.bool_)
-        alive[self._sidecar.dead_rows()] = False
+        alive = self._alive(state)
         with explained(self._folder), new_file(new.path) as temporary, temporary.open("wb") as file:
             for low, high in spans(0, state.rows, old.dimension):
                 file.write(old.mapped(low, high)[alive[low:high]].tobytes())
@@ -287,16 +295,10 @@ class FaissStore(Store):
     def _index(self, state: State) -> None:
         """Bring the approximate index up to all rows."""
         matrix = self._layout.matrix(state.generation)
+        path = self._layout.approximate(state.generation, state.rows)
+        earlier = self._layout.approximate(state.generation, state.indexed)
         with explained(self._folder):
-            ann.write(
-                self._layout.approximate(state.generation, state.rows),
-                state.factory,
-                matrix,
-                state.rows,
-                self._layout.approximate(state.generation, state.indexed)
-                if state.indexed
-                else None,
-            )
+            ann.write(path, state.factory, matrix, state.rows, earlier if state.indexed else None)
             with self._writing():
                 self._sidecar.set_indexed(state.rows)
             self._layout.sweep(self._sidecar.state())

@@ -146,7 +146,7 @@ class QdrantStore(Store):
             )
             for chunk, vector in zip(chunks, vectors, strict=True)
         )
-        for request in requests(points):
+        for request in request_bodies(points):
             self._call(self._client.upsert, self._collection, request, wait=True)
 
     def finish_file(self, record: FileRecord) -> None:
@@ -303,7 +303,7 @@ class QdrantStore(Store):
         self._call(self._client.delete, self._records, [_record_id(source)], wait=True)
 
 
-def requests(points: Iterable[models.PointStruct]) -> Iterator[list[models.PointStruct]]:
+def request_bodies(points: Iterable[models.PointStruct]) -> Iterator[list[models.PointStruct]]:
     """Divide points into requests of less than 4 MB; one that is larger goes alone."""
     request: list[models.PointStruct] = []
     size = 0

@@ -170,7 +170,6 @@ class Sidecar:
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace the manifest."""
         self._execute("UPDATE state SET manifest = ?", manifest.to_json())
-        self.manifest = manifest
 
     def set_factory(self, factory: str) -> None:
         """Choose another approximate index; the present one no longer counts."""

@@ -51,12 +51,17 @@ class Snapshot:
         allowed
             The only rows that may be found, ascending; they are compared one by one.
         """
+        available = self.state.rows - self.state.dead if allowed is None else len(allowed)
+        if not available:
+            return [[] for _ in queries]
 
         def candidates(some: Vectors, width: int) -> list[ranking.Scored[int]]:
+            width = min(width, available)
             if allowed is None:
-                found = self._nearest(some, width, k)
+                found = self._nearest(some, width, fewest=min(k, available))
             else:
-                found = self._exact(some, width, self._blocks(allowed))
+                spanned = spans(0, available, self.matrix.shape[1])
+                found = self._exact(some, width, (allowed[low:high] for low, high in spanned))
             return [
                 [(score, row) for score, row in zip(*pair, strict=True) if row >= 0]
                 for pair in zip(found.D.tolist(), found.I.tolist(), strict=True)
@@ -68,16 +73,18 @@ class Snapshot:
         ]
 
     def _nearest(self, queries: Vectors, width: int, fewest: int) -> faiss.ResultHeap:
-        """Search all living rows, by the approximate index as far as there is one."""
-        if self.approximate:
+        """Search all living rows, by the approximate index as far as there is one.
+
+        A graph or a few lists may not lead to as many rows as there are. Where
+        they leave a query with less than `fewest`, the search is exact.
+        """
+        if self.approximate is not None:
             found = self._exact(
                 queries,
                 width,
                 self._living(len(self.approximate)),
                 self.approximate.search(queries, width, self.alive),
             )
-            # A graph or a few lists may not reach as many as there are.
-            fewest = min(fewest, self.state.rows - self.state.dead)
             if (np.count_nonzero(found.I >= 0, axis=1) >= fewest).all():
                 return found
         return self._exact(queries, width, self._living(0))
@@ -108,10 +115,6 @@ class Snapshot:
     def _living(self, start: int) -> Iterator[Rows]:
         for low, high in spans(start, self.state.rows, self.matrix.shape[1]):
             yield np.flatnonzero(self.alive[low:high]) + low
-
-    def _blocks(self, rows: Rows) -> Iterator[Rows]:
-        for low, high in spans(0, len(rows), self.matrix.shape[1]):
-            yield rows[low:high]
 
     def _rescored(self, query: NDArray[np.float32], rows: list[int]) -> ranking.Scored[int]:
         ascending = sorted(rows)

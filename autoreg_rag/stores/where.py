@@ -44,8 +44,9 @@ def conditions(where: Where | None) -> list[Condition]:
     found = []
     for key, wanted in (where or {}).items():
         condition = Condition(key)
-        several = isinstance(wanted, Sequence) and not isinstance(wanted, str)
-        for value in wanted if several else [wanted]:
+        if isinstance(wanted, str) or not isinstance(wanted, Sequence):
+            wanted = [wanted]
+        for value in wanted:
             if isinstance(value, bool):
                 condition.flags.append(value)
             elif isinstance(value, str):

@@ -21,7 +21,7 @@ from autoreg_rag.corpus.records import Chunk
 from autoreg_rag.errors import StoreError
 from autoreg_rag.stores import FileRecord, create_store, open_store
 from autoreg_rag.stores.connection import Connection
-from autoreg_rag.stores.qdrant_store import requests
+from autoreg_rag.stores.qdrant_store import request_bodies
 
 SECRETS = ("s3cret", "user", "token")
 
@@ -176,7 +176,7 @@ def test_requests_stay_below_four_megabytes():
         models.PointStruct(id=place, vector=rng.normal(size=576).tolist(), payload={"text": text})
         for place, text in enumerate(["é" * 5000] * 700 + ["x" * 5_000_000] + ["y"] * 3)
     ]
-    batches = list(requests(points))
+    batches = list(request_bodies(points))
     assert [point for batch in batches for point in batch] == points
     sizes = [sum(len(point.model_dump_json().encode()) for point in batch) for batch in batches]
     too_large = [len(batch) for batch, size in zip(batches, sizes, strict=True) if size > 4e6]
