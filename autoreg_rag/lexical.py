@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import bm25s
 import numpy as np
 import Stemmer
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from autoreg_rag.errors import StoreError
-from autoreg_rag.files import write_whole
-
-FILE = "bm25.safetensors"
-FORMAT = "autoreg_rag.bm25/1"
 BATCH = 1024
 K1 = 1.5
 B = 0.75
@@ -87,45 +76,6 @@ class BM25Index:
             return [[] for _ in queries]
         return [self._best(self._bm25, tokens, k) for tokens in _tokenize(queries, self.english)]
 
-    def save(self, folder: Path) -> None:
-        """Write the index into `folder`, as one file that is replaced whole."""
-        arrays = {"ids": _packed(self.ids)}
-        if self._bm25 is not None:
-            arrays["vocabulary"] = _packed(self._bm25.vocab_dict)
-            arrays |= {name: self._bm25.scores[name] for name in ("data", "indices", "indptr")}
-        metadata = {"format": FORMAT, "english": json.dumps(self.english)}
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / FILE, save(arrays, metadata))
-
-    @classmethod
-    def load(cls, folder: Path) -> BM25Index:
-        """Read the index that `save` wrote into `folder`.
-
-        Raises
-        ------
-        StoreError
-            There is none, or it is damaged, or of another version.
-        """
-        path = folder / FILE
-        try:
-            with safe_open(path, framework="np") as file:
-                metadata = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except FileNotFoundError as error:
-            raise StoreError(f"{folder} has no BM25 index ({FILE})") from error
-        except (OSError, SafetensorError) as error:
-            raise StoreError(f"{path} cannot be read ({error}); build it again") from error
-        if metadata.get("format") != FORMAT:
-            raise StoreError(f"{path} is not a BM25 index of this version; build it again")
-        index = cls((), english=json.loads(metadata["english"]))
-        index.ids = _unpacked(arrays.pop("ids"))
-        if arrays:
-            index._bm25 = bm25s.BM25(k1=K1, b=B)
-            index._bm25.vocab_dict = _unpacked(arrays.pop("vocabulary"))
-            index._bm25.scores = {**arrays, "num_docs": len(index.ids)}
-            index._bm25.nonoccurrence_array = None
-        return index
-
     def _best(self, bm25: bm25s.BM25, tokens: list[str], k: int) -> list[tuple[str, float]]:
         scores = bm25.get_scores_from_ids(bm25.get_tokens_ids(tokens))
         found = np.flatnonzero(scores)
@@ -181,11 +131,3 @@ def _batches(documents: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, s
     rest = iter(documents)
     while batch := list(islice(rest, BATCH)):
         yield batch
-
-
-def _packed(value: list[str] | dict[str, int]) -> NDArray[np.uint8]:
-    return np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
-
-
-def _unpacked(content: NDArray[np.uint8]) -> Any:
-    return json.loads(content.tobytes())

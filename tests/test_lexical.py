@@ -8,8 +8,7 @@ from itertools import permutations
 
 import pytest
 
-from autoreg_rag.errors import StoreError
-from autoreg_rag.lexical import FILE, BM25Index, reciprocal_rank_fusion
+from autoreg_rag.lexical import BM25Index, reciprocal_rank_fusion
 
 K1, B = 1.5, 0.75
 
@@ -90,13 +89,9 @@ def test_equal_scores_are_ordered_by_id_also_where_the_list_is_cut():
 
 
 @pytest.mark.parametrize("documents", [[], [("a", ""), ("b", "- !")]])
-def test_an_index_without_words_finds_nothing(documents, tmp_path):
+def test_an_index_without_words_finds_nothing(documents):
     index = BM25Index(documents)
     assert index.search(["anything", "else"], 5) == [[], []]
-    index.save(tmp_path)
-    loaded = BM25Index.load(tmp_path)
-    assert loaded.ids == [id_ for id_, _ in documents]
-    assert loaded.search(["anything"], 5) == [[]]
 
 
 def test_no_queries_give_no_lists():
@@ -114,59 +109,6 @@ def test_a_limit_of_none_at_all_gives_empty_lists_and_a_negative_one_an_error():
     assert index.search(["cat", "dog"], 0) == [[], []]
     with pytest.raises(ValueError, match="must not be negative"):
         index.search(["cat"], -1)
-
-
-@pytest.mark.parametrize("english", [True, False])
-def test_a_saved_index_finds_the_same(tmp_path, english: bool):
-    index = BM25Index(TEXTS.items(), english=english)
-    index.save(tmp_path / "new" / "folder")
-    loaded = BM25Index.load(tmp_path / "new" / "folder")
-    queries = ["the cats", "dog", "résumé gardens", "nothing"]
-    assert loaded.search(queries, 10) == index.search(queries, 10)
-    assert (loaded.ids, loaded.english) == (index.ids, english)
-
-
-def test_saving_again_replaces_the_index_and_leaves_no_other_file(tmp_path):
-    BM25Index([("old", "old text")]).save(tmp_path)
-    BM25Index([("new", "new text")]).save(tmp_path)
-    assert BM25Index.load(tmp_path).ids == ["new"]
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
-
-
-def test_a_save_that_fails_leaves_the_old_index(tmp_path, monkeypatch):
-    BM25Index([("old", "old text")]).save(tmp_path)
-
-    def no_space(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", no_space)
-    with pytest.raises(OSError, match="No space"):
-        BM25Index([("new", "new text")]).save(tmp_path)
-    assert BM25Index.load(tmp_path).ids == ["old"]
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
-
-
-def test_a_missing_index_is_named(tmp_path):
-    with pytest.raises(StoreError, match="has no BM25 index"):
-        BM25Index.load(tmp_path)
-
-
-@pytest.mark.parametrize("keep", [0, 4, 100, -1])
-def test_a_truncated_index_is_refused(tmp_path, keep: int):
-    BM25Index(TEXTS.items()).save(tmp_path)
-    content = (tmp_path / FILE).read_bytes()
-    (tmp_path / FILE).write_bytes(content[:keep])
-    with pytest.raises(StoreError, match="build it again"):
-        BM25Index.load(tmp_path)
-
-
-def test_another_kind_of_file_is_refused(tmp_path):
-    import numpy as np
-    from safetensors.numpy import save_file
-
-    save_file({"ids": np.zeros(3, dtype=np.uint8)}, tmp_path / FILE)
-    with pytest.raises(StoreError, match="not a BM25 index of this version"):
-        BM25Index.load(tmp_path)
 
 
 def test_fusion_adds_the_reciprocals_of_the_ranks():

@@ -19,6 +19,11 @@ def command(name, *options, cwd):
     )
 
 
+def small(model):
+    """Options for a tiny model, whose window is small."""
+    return ["--model", model, "--chunk-size", "32", "--chunk-overlap", "8"]
+
+
 def one_line_error(result):
     """The one line on standard error that starts with ``error:``; no traceback beside it."""
     assert result.returncode == 1, result.stderr
@@ -30,8 +35,7 @@ def one_line_error(result):
 @pytest.mark.parametrize("kind", KINDS)
 def test_index_and_search(corpus, tmp_path, tiny_folder, kind):
     corpus.write("bad.txt", b"\x00")
-    options = ["--store", kind, "--model", tiny_folder, "--json", "--chunk-size", "32"]
-    options += ["--chunk-overlap", "8", "--out", "my-index"]
+    options = ["--store", kind, *small(tiny_folder), "--json", "--out", "my-index"]
     result = command("index", "corpus", *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     summary = json.loads(result.stdout)
@@ -68,20 +72,20 @@ def test_a_corpus_or_index_that_is_not_there_is_one_line(tmp_path):
 
 def test_an_empty_corpus_leaves_no_index(tmp_path, tiny_folder):
     (tmp_path / "corpus").mkdir()
-    result = command("index", "corpus", "--model", tiny_folder, cwd=tmp_path)
+    result = command("index", "corpus", *small(tiny_folder), cwd=tmp_path)
     assert "no files in" in one_line_error(result)
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path, corpus, tiny_folder):
-    result = command("index", "corpus", "--out", "corpus", "--model", tiny_folder, cwd=tmp_path)
+    result = command("index", "corpus", "--out", "corpus", *small(tiny_folder), cwd=tmp_path)
     assert "something other than an index" in one_line_error(result)
     assert not (tmp_path / "corpus" / "index.sqlite").exists()
 
 
 def test_a_server_that_does_not_answer_is_one_line_without_secrets(tmp_path, corpus, tiny_folder):
     url = "http://user:secret@127.0.0.1:9"
-    options = ["--store", "qdrant", "--url", url, "--model", tiny_folder]
+    options = ["--store", "qdrant", "--url", url, *small(tiny_folder)]
     line = one_line_error(command("index", "corpus", *options, cwd=tmp_path))
     assert "127.0.0.1:9" in line
     assert "secret" not in line

@@ -44,7 +44,7 @@ def visible_text(html: str) -> tuple[str, str]:
         Paragraphs are parted by an empty line, lines by a newline, table cells
         by a tab; other white space is one space, but in ``<pre>``.
     """
-    from lxml.etree import HTMLParser  # type: ignore[import-untyped]
+    from lxml.etree import HTMLParser
 
     if not html.strip():
         return "", ""
