@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,28 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from autoreg_rag import pretrained
+from autoreg_rag.config import read_config
 from autoreg_rag.errors import ModelError
 from autoreg_rag.files import sha256
-from autoreg_rag.gguf_file import dequantised
+from autoreg_rag.gguf_file import converted_folder, dequantised, source_hash
 
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_ADAPTER_SETTINGS = ("r", "lora_alpha", "use_rslora", "use_dora", "alpha_pattern", "rank_pattern")
+
+_LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
+"""What transformers and peft raise on folders that are damaged, foreign or incomplete."""
+
+_INCIDENTAL = {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache"}
+"""Keys of a base's ``config.json`` that do not change what it computes."""
 
 
 @dataclass
@@ -39,14 +49,14 @@ class Backbone:
         The causal LM, frozen, in evaluation mode.
     tokenizer
         Its tokenizer.
-    weights_hash
-        SHA-256 over the weight files.
+    base_hash
+        SHA-256 over weights, architecture and tokenizer; of a GGUF file, its own.
     """
 
     name: str
     language_model: PreTrainedModel | PeftModel
     tokenizer: Tokenizer
-    weights_hash: str
+    base_hash: str
 
     @classmethod
     def load(
@@ -95,17 +105,18 @@ class Backbone:
                 attn_implementation=attention,
                 use_safetensors=True,
             )
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"{folder} cannot be loaded as a causal LM: {reason}") from error
-        if not tokenizer.is_fast:
+        except _LOADING_ERRORS as error:
+            raise ModelError(
+                f"{folder} cannot be loaded as a causal LM: {_first_line(error)}"
+            ) from error
+        if not (tokenizer.is_fast and (folder / "tokenizer.json").is_file()):
             raise ModelError(f"{folder} has no fast tokenizer (tokenizer.json)")
         # A text that spells a special token is text all the same.
         tokenizer.backend_tokenizer.encode_special_tokens = True
         if tokenizer.eos_token_id is None:
             raise ModelError(f"the tokenizer in {folder} has no end-of-sequence token")
         model.requires_grad_(False).eval().to(place)
-        return cls(name, model, tokenizer, _weights_hash(files))
+        return cls(name, model, tokenizer, _base_hash(folder, files))
 
     def attach(self, folder: Path) -> None:
         """Put the LoRA adapter in `folder` on the LLM.
@@ -117,16 +128,37 @@ class Backbone:
         """
         try:
             adapted = PeftModel.from_pretrained(self.language_model, folder)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"the adapter in {folder} cannot be used: {reason}") from error
+        except _LOADING_ERRORS as error:
+            raise ModelError(
+                f"the adapter in {folder} cannot be used: {_first_line(error)}"
+            ) from error
         self.language_model = adapted.eval()
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter into `folder`; nothing where there is none."""
+        if not isinstance(self.language_model, PeftModel):
+            return
+        for settings in self.language_model.peft_config.values():
+            # Not the path on this machine; the model's config names the base.
+            settings.base_model_name_or_path = Path(self.name).name
+        self.language_model.save_pretrained(folder, save_embedding_layers=False)
+        (folder / "README.md").unlink()  # the model has a card of its own
 
     def adapter_parameters(self) -> list[tuple[str, Tensor]]:
         """Return name and value of each parameter that an adapter added, in a fixed order."""
         if not isinstance(self.language_model, PeftModel):
             return []
-        return sorted(get_peft_model_state_dict(self.language_model).items())
+        # Without the last argument, peft may ask a hub whether the vocabulary grew.
+        state = get_peft_model_state_dict(self.language_model, save_embedding_layers=False)
+        return sorted(state.items())
+
+    def adapter_settings(self) -> dict[str, Any]:
+        """Return the settings that say how an adapter's parameters are used."""
+        if not isinstance(self.language_model, PeftModel):
+            return {}
+        (settings,) = self.language_model.peft_config.values()
+        chosen = {name: getattr(settings, name) for name in _ADAPTER_SETTINGS}
+        return chosen | {"target_modules": sorted(settings.target_modules)}
 
     @property
     def body(self) -> nn.Module:
@@ -179,6 +211,8 @@ class Backbone:
         """Return the token ids of each text, without special tokens."""
         if not texts:
             return []
+        # Lone surrogates, which command lines and JSON can hold, are not text.
+        texts = [text.encode("utf-8", "replace").decode() for text in texts]
         encoded = self.tokenizer.backend_tokenizer.encode_batch_fast(
             texts, add_special_tokens=False
         )
@@ -194,7 +228,11 @@ def find_folder(name: str) -> Path:
         Nothing by this name is there.
     """
     if name == pretrained.DEFAULT_BASE.name:
-        return dequantised(pretrained.fetch(pretrained.DEFAULT_BASE))
+        base = pretrained.DEFAULT_BASE
+        folder = converted_folder(Path(base.member), base.member_sha256)
+        return folder if folder.is_dir() else dequantised(pretrained.fetch(base))
+    if not name:
+        raise ModelError("the model's name is empty")
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -209,9 +247,8 @@ def find_folder(name: str) -> Path:
     except (HFValidationError, ValueError) as error:
         raise ModelError(f"{name!r} is neither a folder, a GGUF file nor a hub id") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"{name!r} is no local folder or GGUF file, and no hub served it: {reason}"
+            f"{name!r} is no local folder or GGUF file, and no hub served it: {_first_line(error)}"
         ) from error
 
 
@@ -231,8 +268,7 @@ def choose_device(device: str | None) -> torch.device:
         place = torch.device(device)
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"device {device!r} cannot be used here: {reason}") from error
+        raise ModelError(f"device {device!r} cannot be used here: {_first_line(error)}") from error
     return place
 
 
@@ -262,11 +298,17 @@ def _cpu_has_bf16_units() -> bool:
     return any(getattr(torch.cpu, probe, bool)() for probe in probes)
 
 
-def _weights_hash(files: list[Path]) -> str:
-    """Hash the weight files together; a hub's cache names each file by its own hash."""
-    digest = hashlib.sha256()
-    for file in files:
-        blob = Path(os.path.realpath(file)).name
-        known = file.is_symlink() and len(blob) == 64
-        digest.update(f"{file.name}\0{blob if known else sha256(file)}\n".encode())
+def _base_hash(folder: Path, weights: list[Path]) -> str:
+    """Hash what a base computes with: weights, architecture, tokenizer."""
+    if known := source_hash(folder):
+        return known
+    settings = read_config(folder) or {}
+    kept = {key: value for key, value in settings.items() if key not in _INCIDENTAL}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
+    for file in [*weights, folder / "tokenizer.json"]:
+        digest.update(f"{file.name}\0{sha256(file)}\n".encode())
     return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,7 +60,15 @@ def main(command: Callable[..., None]) -> None:
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            typer.echo("error: out of memory; lower --batch-tokens", err=True)
+            hint = "lower --batch-tokens where the command has it, or choose another --device"
+            typer.echo(f"error: out of memory; {hint}", err=True)
+            raise typer.Exit(1) from error
+        except BrokenPipeError as error:  # the reader has seen enough
+            _silence_output()
+            raise typer.Exit(1) from error
+        except OSError as error:
+            _silence_output()
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
             typer.echo("interrupted", err=True)
@@ -68,6 +77,13 @@ def main(command: Callable[..., None]) -> None:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(guarded)
     app()
+
+
+def _silence_output() -> None:
+    """Let what could not be printed go nowhere, so that Python does not fail on it again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -81,6 +97,13 @@ def print_json(content: Any) -> None:
     typer.echo(json.dumps(content, ensure_ascii=False, indent=2))
 
 
+def quieten() -> None:
+    """Keep the progress bars of the libraries that load a model off the terminal."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+
+
 def load_model(
     name: str | None,
     *,
@@ -88,10 +111,8 @@ def load_model(
     dtype: str | None = None,
     token_budget: int | None = None,
 ) -> AutoRegModel:
-    """Load a model without the progress bars of its loading."""
-    import transformers
-
+    """Load a model for a command."""
     from autoreg_rag.model import AutoRegModel
 
-    transformers.utils.logging.disable_progress_bar()
+    quieten()
     return AutoRegModel.from_pretrained(name, device=device, dtype=dtype, token_budget=token_budget)

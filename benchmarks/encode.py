@@ -20,6 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -38,9 +39,11 @@ INSTRUCTION = AutoRegConfig("", "").document_instruction
 Encode = Callable[[list[str]], object]
 
 
-def ours(dtype: str | None, tokens: int) -> Encode:
-    """Our encoder at a dtype, or at its default."""
-    model = AutoRegModel.from_pretrained(DEFAULT_BASE.name, dtype=dtype, max_length=tokens)
+def ours(dtype: str | None, tokens: int, attention: str | None = None) -> Encode:
+    """Our encoder at a dtype and an attention implementation, or at its defaults."""
+    model = AutoRegModel.from_pretrained(
+        DEFAULT_BASE.name, dtype=dtype, attention=attention, max_length=tokens
+    )
     return model.encode_documents
 
 
@@ -57,7 +60,11 @@ def theirs(dtype: str | None, tokens: int) -> Encode:
     return lambda texts: model.encode([f"{text}\n{INSTRUCTION}" for text in texts])
 
 
-SIDES = {"ours": ours, "sentence-transformers": theirs}
+SIDES = {
+    "ours": ours,
+    "ours with eager attention": partial(ours, attention="eager"),
+    "sentence-transformers": theirs,
+}
 
 
 def gemm_peak(dtype: torch.dtype) -> float:
@@ -135,6 +142,7 @@ def main() -> None:
 
     sides = {
         f"ours, {dtype}": ("ours", dtype),
+        f"ours with eager attention, {dtype}": ("ours with eager attention", dtype),
         f"sentence-transformers, {dtype}": ("sentence-transformers", dtype),
         "sentence-transformers, defaults": ("sentence-transformers", None),
     }

@@ -1,7 +1,14 @@
 """The corpus: files are found, read as documents, and cut into chunks."""
 
 from autoreg_rag.corpus.chunking import Chunker
-from autoreg_rag.corpus.files import CorpusFile, check_corpus, corpus_name, file_digest, find_files
+from autoreg_rag.corpus.files import (
+    CorpusFile,
+    check_corpus,
+    corpus_name,
+    file_digest,
+    file_state,
+    find_files,
+)
 from autoreg_rag.corpus.readers import READER_VERSION, read_documents
 from autoreg_rag.corpus.records import Chunk, Document, Hit
 
@@ -15,6 +22,7 @@ __all__ = [
     "check_corpus",
     "corpus_name",
     "file_digest",
+    "file_state",
     "find_files",
     "read_documents",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -83,12 +84,28 @@ def file_digest(file: CorpusFile, settings: str) -> str:
     return hashlib.sha256(content.digest() + settings.encode()).hexdigest()
 
 
+def file_state(file: CorpusFile) -> tuple[int, ...]:
+    """Return what differs if a file was written to: time of change, size and inode.
+
+    Raises
+    ------
+    ReadError
+        The file cannot be looked at.
+    """
+    try:
+        status = file.path.stat()
+    except OSError as error:
+        raise ReadError(f"{file.source}: {error.strerror}") from error
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
 def find_files(
     root: str | Path,
     name: str,
     *,
     globs: Sequence[str] = (),
     excludes: Sequence[str] = (),
+    is_index: Callable[[Path], bool] | None = None,
     on_skip: Callable[[str, str], None] | None = None,
     on_error: Callable[[str, ReadError], None] | None = None,
 ) -> Iterator[CorpusFile]:
@@ -110,10 +127,13 @@ def find_files(
     excludes
         Files and folders to leave out, beside `DEFAULT_EXCLUDES`; a pattern
         that starts with ``!`` takes in again what an earlier one left out.
+    is_index
+        Tells by its path whether a folder holds an index: such a folder is
+        left out with all that it holds.
     on_skip
         Called with source and reason for each file that is not taken because
         its format is not known or it is not a regular file, and for each
-        folder that was visited already. The default logs them.
+        folder that was visited already or is an index. The default logs them.
     on_error
         Called with source and error for each file that cannot be looked at
         and each folder that cannot be listed (its source ends with ``/``).
@@ -144,6 +164,7 @@ def find_files(
         name=name,
         wanted=_patterns(globs) if globs else None,
         excluded=_patterns((*DEFAULT_EXCLUDES, *excludes)),
+        is_index=is_index or (lambda _: False),
         on_skip=on_skip or _log_skip,
         on_error=on_error or _log_error,
     ).files()
@@ -154,8 +175,14 @@ def corpus_name(root: Path) -> str:
     return root.resolve().name or "root"
 
 
-def check_corpus(root: Path, *, globs: Sequence[str] = (), excludes: Sequence[str] = ()) -> None:
-    """Look for one file to index, before anything is loaded or written.
+def check_corpus(
+    root: Path,
+    *,
+    globs: Sequence[str] = (),
+    excludes: Sequence[str] = (),
+    is_index: Callable[[Path], bool] | None = None,
+) -> None:
+    """Look for one file to index, before anything is loaded or written; see `find_files`.
 
     Raises
     ------
@@ -172,6 +199,7 @@ def check_corpus(root: Path, *, globs: Sequence[str] = (), excludes: Sequence[st
             corpus_name(root),
             globs=globs,
             excludes=excludes,
+            is_index=is_index,
             on_skip=ignore,
             on_error=ignore,
         )
@@ -186,6 +214,7 @@ class _Walk:
     name: str
     wanted: GitIgnoreSpec | None
     excluded: GitIgnoreSpec
+    is_index: Callable[[Path], bool]
     on_skip: Callable[[str, str], None]
     on_error: Callable[[str, ReadError], None]
     visited: set[tuple[int, int]] = field(default_factory=set)
@@ -219,6 +248,9 @@ class _Walk:
             self._skip(folder, "a link to a folder that was visited already")
             return []
         self.visited.add(identity)
+        if self.is_index(path):
+            self._skip(folder, "an index")
+            return []
         with os.scandir(path) as entries:
             paths = [
                 f"{folder}{e.name}/" if _is_folder(e) else f"{folder}{e.name}" for e in entries
@@ -277,7 +309,7 @@ def _printable(name: str) -> str:
 def _patterns(lines: Sequence[str]) -> GitIgnoreSpec:
     try:
         return GitIgnoreSpec.from_lines(lines)
-    except ValueError as error:
+    except (ValueError, re.error) as error:
         raise CorpusError(f"a file pattern is malformed: {error}") from error
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from enum import Enum
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from autoreg_rag.errors import CorpusError
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
 
 
-class StoreKind(str, Enum):
+class StoreKind(StrEnum):
     """Where an index can be kept."""
 
     FAISS = "faiss"
@@ -35,10 +36,14 @@ def index(
     chunk_overlap: Annotated[int, typer.Option(help="Tokens that a chunk may repeat.")] = 32,
     glob: Annotated[
         list[str] | None,
-        typer.Option(help="Take the files that match this pattern (as in a .gitignore) alone."),
+        typer.Option(
+            help="Take the files that match this pattern (as in a .gitignore) alone; "
+            "others are removed from the index."
+        ),
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(help="Leave out what matches this pattern.")
+        list[str] | None,
+        typer.Option(help="Leave out what matches this pattern, and remove it from the index."),
     ] = None,
     max_megabytes: Annotated[
         int, typer.Option(help="Largest file that is read as a whole.", min=1)
@@ -56,41 +61,51 @@ def index(
     strict: Annotated[
         bool, typer.Option("--strict", help="End with status 1 if any file could not be read.")
     ] = False,
+    moved: Annotated[
+        bool, typer.Option("--moved", help="The corpus of this name has moved to this path.")
+    ] = False,
     as_json: cli.Json = False,
 ) -> None:
     """Index a corpus, or bring an index up to date with it.
 
-    Unchanged files are skipped, changed ones replaced, and files that are gone
-    removed. A run that was interrupted continues where it stopped.
+    Each folder named is mirrored: unchanged files are skipped, changed ones
+    replaced, and files that are gone, or that --glob and --exclude leave out
+    now, removed. Another --chunk-size or --chunk-overlap cuts and encodes all
+    files anew. A run that was interrupted continues where it stopped.
     """
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from autoreg_rag.corpus import Chunker
     from autoreg_rag.index.indexer import Indexer
-    from autoreg_rag.stores import check_fingerprint, create_store
+    from autoreg_rag.index.places import is_index, kept_if_used
+    from autoreg_rag.stores import check_url, create_store
     from autoreg_rag.stores.base import Manifest
 
     if url and out:
         raise typer.BadParameter("--out and --url exclude each other")
     if url and store is not StoreKind.QDRANT:
         raise typer.BadParameter("--url needs --store qdrant")
+    if url:
+        check_url(url)
     for root in corpus:
-        check_corpus(root, globs=glob or (), excludes=exclude or ())
+        check_corpus(root, globs=glob or (), excludes=exclude or (), is_index=is_index)
     encoder = cli.load_model(model, device=device, dtype=dtype, token_budget=batch_tokens)
     if chunk_size > (limit := encoder.encoder.truncation.limit):
         raise CorpusError(f"--chunk-size {chunk_size} is more than the model's {limit} tokens")
     chunker = Chunker(encoder.backbone.tokenizer.backend_tokenizer, chunk_size, chunk_overlap)
     manifest = Manifest(encoder.fingerprint(), encoder.reference, encoder.dimension)
-    with create_store(
+    place = url or out or Path(DEFAULT_PLACE)
+    create = partial(
+        create_store,
         store.value,
-        url or out or DEFAULT_PLACE,
+        place,
         manifest,
         api_key=os.environ.get(cli.API_KEY_VARIABLE),
         collection=collection,
         factory=faiss_factory,
         float16=float16,
-    ) as opened:
-        check_fingerprint(opened, encoder.fingerprint(), encoder.reference)
+    )
+    with kept_if_used(create, place if isinstance(place, Path) else None) as opened:
         indexer = Indexer(
             encoder,
             opened,
@@ -98,12 +113,13 @@ def index(
             globs=glob or (),
             excludes=exclude or (),
             max_bytes=max_megabytes * 1_000_000,
+            moved=moved,
             show_progress=True,
         )
         with logging_redirect_tqdm():
             summary = indexer.run(*corpus)
     if as_json:
-        cli.print_json({"index": str(url or out or DEFAULT_PLACE), **summary.as_dict()})
+        cli.print_json({"index": str(place), **summary.as_dict()})
     else:
         typer.echo("\n".join(summary.lines()))
     if strict and summary.failed:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from autoreg_rag.corpus.readers.encoding import storable
 from autoreg_rag.corpus.records import Hit
 from autoreg_rag.index.fusion import fuse
-from autoreg_rag.lexical import BM25Index
+from autoreg_rag.index.words import WordSearch
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.stores import check_fingerprint, open_store
 from autoreg_rag.stores.base import Store, Where
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
-from autoreg_rag.stores.where import matches
 
 
 class Index:
@@ -38,7 +38,7 @@ class Index:
         check_fingerprint(store, model.fingerprint(), model.reference)
         self.store = store
         self.model = model
-        self._bm25: BM25Index | None = None
+        self._words = WordSearch(store)
 
     @classmethod
     def open(
@@ -95,14 +95,16 @@ class Index:
         Parameters
         ----------
         queries
-            Questions, embedded together under I_next.
+            Questions, embedded together under I_next. NULs and lone surrogates in
+            them count as U+FFFD, as they do in documents.
         k
             How many hits for each.
         where
             Values that ``source`` or metadata must have: one, or any of several.
         hybrid
             Fuse the ranking by cosine with one by BM25 (see
-            `reciprocal_rank_fusion`). The first such search reads all texts.
+            `reciprocal_rank_fusion`). The first such search reads all texts, and
+            so does the first one after files were indexed.
 
         Returns
         -------
@@ -121,31 +123,14 @@ class Index:
             raise TypeError("a list of questions is needed, not one question")
         if not all(query.strip() for query in queries):
             raise ValueError("a question is empty")
+        queries = [storable(query) for query in queries]
         vectors = self.model.encode_queries(queries)
         if not hybrid:
             return self.store.search(vectors, k, where)
         depth = max(10 * k, 100)
         by_cosine = self.store.search(vectors, depth, where)
-        by_words = self._search_words(queries, depth, where)
+        by_words = self._words.search(queries, depth, where)
         return [fuse(*rankings)[:k] for rankings in zip(by_cosine, by_words, strict=True)]
-
-    def _search_words(
-        self, queries: Sequence[str], depth: int, where: Where | None
-    ) -> list[list[Hit]]:
-        if self._bm25 is None:
-            self._bm25 = BM25Index((chunk.id, chunk.text) for chunk in self.store.chunks())
-        # A filter can leave out any number of hits, so then all of them are ranked.
-        rankings = self._bm25.search(queries, len(self.store) if where else depth)
-        results = []
-        for ranking in rankings:
-            chunks = self.store.get([id_ for id_, _ in ranking])
-            hits = [
-                Hit(score, chunk, {"bm25": score})
-                for (_, score), chunk in zip(ranking, chunks, strict=True)
-                if where is None or matches(chunk, where)
-            ]
-            results.append(hits[:depth])
-        return results
 
     def close(self) -> None:
         """Release the store; calling it again does nothing."""

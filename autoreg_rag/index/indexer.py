@@ -13,18 +13,20 @@ from tqdm.auto import tqdm
 
 from autoreg_rag.corpus import (
     READER_VERSION,
-    Chunk,
     Chunker,
     CorpusFile,
     corpus_name,
     file_digest,
+    file_state,
     find_files,
     read_documents,
 )
 from autoreg_rag.errors import CorpusError, ReadError
+from autoreg_rag.index.block import Block, OpenFile
+from autoreg_rag.index.places import is_index
 from autoreg_rag.index.summary import Summary
 from autoreg_rag.model import AutoRegModel
-from autoreg_rag.stores.base import FileRecord, Store
+from autoreg_rag.stores.base import Store
 
 logger = logging.getLogger(__name__)
 
@@ -33,17 +35,6 @@ BATCHES_PER_BLOCK = 8
 
 _SILENT: dict[str, Any] = {"on_skip": lambda *_: None, "on_error": lambda *_: None}
 """Callbacks of `find_files` for a walk that comes before the one that counts."""
-
-
-@dataclass
-class _OpenFile:
-    """A file between its first chunk and its record."""
-
-    file: CorpusFile
-    digest: str
-    is_new: bool
-    chunks: int = 0
-    counted_bytes: int = 0
 
 
 @dataclass
@@ -66,6 +57,8 @@ class Indexer:
         See `find_files`.
     max_bytes
         See `read_documents`.
+    moved
+        A corpus that the index knows at another path has moved to the one given.
     show_progress
         Draw a progress bar on standard error.
     """
@@ -76,15 +69,18 @@ class Indexer:
     globs: Sequence[str] = ()
     excludes: Sequence[str] = ()
     max_bytes: int = 100_000_000
+    moved: bool = False
     show_progress: bool = False
     _summary: Summary = field(default_factory=Summary, init=False)
 
     def run(self, *roots: str | Path) -> Summary:
         """Index folders or files: add, replace, keep and remove what needs it.
 
-        Each root is a corpus by the name of its last part. Files that the store
-        knows of such a corpus and that are gone are removed; other corpora in
-        the store stay as they are.
+        Each root is a corpus by the name of its last part, and is mirrored: what
+        the store holds of such a corpus and this run does not find is removed,
+        be it that the file is gone or that `globs` and `excludes` leave it out
+        now. With another chunker all files are cut and encoded anew. Other
+        corpora in the store stay as they are.
 
         Returns
         -------
@@ -96,21 +92,25 @@ class Indexer:
         ------
         CorpusError
             A root is missing or holds nothing to index, none of the files can
-            be read, or two roots have the same name.
+            be read, two roots have the same name, or the index has a corpus of
+            that name from another path and `moved` is not set.
         StoreError
             The store cannot be written.
         """
         self._summary = Summary()
         start = time.monotonic()
-        corpora = {corpus_name(Path(root)): Path(root).resolve() for root in roots}
-        if len(corpora) < len(roots):
-            raise CorpusError("two of the folders have the same name; index them separately")
+        paths = list(dict.fromkeys(Path(root).resolve() for root in roots))
+        corpora = {corpus_name(path): path for path in paths}
+        if len(corpora) < len(paths):
+            raise CorpusError("two of the folders have the same name; rename one of them")
         self._check_names(corpora)
         try:
             for name, root in corpora.items():
                 self._index_corpus(name, root)
-        finally:
+        except CorpusError:  # what was indexed before it is there to be searched
             self.store.optimize()
+            raise
+        self.store.optimize()
         self._summary.chunks = len(self.store)
         self._summary.seconds = time.monotonic() - start
         if self._summary.failed and not self._summary.files:
@@ -118,14 +118,15 @@ class Indexer:
         return self._summary
 
     def _check_names(self, corpora: dict[str, Path]) -> None:
-        """Refuse a second corpus of the same name, unless the first one moved."""
+        """Refuse a corpus that would take the place of another one of the same name."""
         known = dict(self.store.manifest.corpora)
         for name, root in corpora.items():
             other = known.get(name, str(root))
-            if other != str(root) and Path(other).exists():
+            if other != str(root) and not self.moved:
                 raise CorpusError(
-                    f"the index already holds a corpus called {name!r}, of {other}; "
-                    "rename the folder or index into another place with --out"
+                    f"the index already holds a corpus called {name!r}, of {other}: if it has "
+                    f"moved to {root}, say so with --moved; else rename the folder, or index "
+                    "into another place with --out"
                 )
             known[name] = str(root)
         if known != dict(self.store.manifest.corpora):
@@ -143,7 +144,14 @@ class Indexer:
             self._summary.skip(f"{source}: {reason}")
 
         def files(**callbacks: Any) -> Iterator[CorpusFile]:
-            return find_files(root, name, globs=self.globs, excludes=self.excludes, **callbacks)
+            return find_files(
+                root,
+                name,
+                globs=self.globs,
+                excludes=self.excludes,
+                is_index=is_index,
+                **callbacks,
+            )
 
         total = 0
         if self.show_progress:  # a first walk, for the time left; only the second one reports
@@ -160,9 +168,8 @@ class Indexer:
                 self._summary.removed += 1
 
     def _index_files(self, files: Iterator[CorpusFile], seen: set[str], progress: tqdm) -> None:
-        block: list[tuple[_OpenFile, Chunk]] = []
-        finished: list[_OpenFile] = []
         size = max(8, BATCHES_PER_BLOCK * self.model.token_budget // self.chunker.size)
+        block = Block(self.model, self.store, size, self._summary, progress)
         for file in files:
             seen.add(file.source)
             open_file = self._open(file)
@@ -170,74 +177,45 @@ class Indexer:
                 progress.update(file.size)
                 continue
             try:
-                for chunk in self._chunks(open_file):
-                    block.append((open_file, chunk))
-                    if len(block) >= size:
-                        self._store_block(block, finished, progress)
+                self._read(open_file, block)
             except ReadError as error:
                 self._fail(error)
-                block = [pair for pair in block if pair[0] is not open_file]
-                self.store.discard(file.source, open_file.digest)
-                progress.update(file.size - open_file.counted_bytes)
-                continue
-            finished.append(open_file)
-        self._store_block(block, finished, progress)
+                block.drop(open_file)
+            else:
+                block.finish(open_file)
+        block.flush()
 
-    def _open(self, file: CorpusFile) -> _OpenFile | None:
+    def _open(self, file: CorpusFile) -> OpenFile | None:
         """Return the file if its chunks must be made, else None."""
         try:
+            state = file_state(file)
             digest = file_digest(file, f"readers {READER_VERSION}, {self.chunker.settings}")
         except ReadError as error:
             self._fail(error)
             return None
         record = self.store.file(file.source)
-        if record is not None and record.digest == digest:
-            self._summary.unchanged += 1
-            return None
-        return _OpenFile(file, digest, is_new=record is None)
+        if record is None or record.digest != digest:
+            return OpenFile(file, digest, state, is_new=record is None)
+        self._summary.unchanged += 1
+        if record.failed:
+            message = f"{file.source}: {record.failed} of its records could not be read"
+            self._fail(ReadError(message), record.failed)
+        return None
 
-    def _chunks(self, open_file: _OpenFile) -> Iterator[Chunk]:
-        documents = read_documents(open_file.file, max_bytes=self.max_bytes, on_error=self._fail)
-        for document in documents:
+    def _read(self, open_file: OpenFile, block: Block) -> None:
+        """Bring the chunks of a file into the block; ReadError if that cannot be done."""
+
+        def fail(error: ReadError) -> None:
+            open_file.failed += 1
+            self._fail(error)
+
+        file = open_file.file
+        for document in read_documents(file, max_bytes=self.max_bytes, on_error=fail):
             for chunk in self.chunker.chunks(document, open_file.digest):
-                open_file.chunks += 1
-                yield chunk
+                block.add(open_file, chunk)
+        if file_state(file) != open_file.state:
+            raise ReadError(f"{file.source}: changed while it was read; run again")
 
-    def _store_block(
-        self,
-        block: list[tuple[_OpenFile, Chunk]],
-        finished: list[_OpenFile],
-        progress: tqdm,
-    ) -> None:
-        """Encode and store a block of chunks, and close the files that end in it."""
-        present = self.store.present([chunk.id for _, chunk in block])
-        missing = [(file, chunk) for file, chunk in block if chunk.id not in present]
-        vectors = self.model.encode_documents([chunk.text for _, chunk in missing])
-        start = 0
-        while start < len(missing):
-            file = missing[start][0]
-            end = next(
-                (i for i in range(start, len(missing)) if missing[i][0] is not file), len(missing)
-            )
-            chunks = [chunk for _, chunk in missing[start:end]]
-            self.store.add(chunks, vectors[start:end], file.digest)
-            start = end
-        self._summary.encoded += len(missing)
-        self._summary.resumed += len(present)
-        for file, chunk in block:
-            # The text's bytes stand for the file's until the file ends.
-            step = min(len(chunk.text.encode()), file.file.size - file.counted_bytes)
-            file.counted_bytes += step
-            progress.update(step)
-        for file in finished:
-            self.store.finish_file(FileRecord(file.file.source, file.digest, file.chunks))
-            self._summary.added += file.is_new
-            self._summary.replaced += not file.is_new
-            self._summary.empty += not file.chunks
-            progress.update(file.file.size - file.counted_bytes)
-        block.clear()
-        finished.clear()
-
-    def _fail(self, error: ReadError) -> None:
+    def _fail(self, error: ReadError, count: int = 1) -> None:
         logger.warning("%s", error)
-        self._summary.fail(str(error))
+        self._summary.fail(str(error), count)

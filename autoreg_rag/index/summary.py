@@ -23,7 +23,8 @@ class Summary:
     skipped
         Files of no known format, and other things that are not indexed.
     failed
-        Files, folders and records that could not be read.
+        Files, folders and records that could not be read, those of unchanged
+        files included.
     skips, failures
         The first `EXAMPLES` of each, with source and reason.
     encoded, resumed
@@ -54,9 +55,9 @@ class Summary:
         if len(self.skips) < EXAMPLES:
             self.skips.append(message)
 
-    def fail(self, message: str) -> None:
-        """Count something that could not be read."""
-        self.failed += 1
+    def fail(self, message: str, count: int = 1) -> None:
+        """Count something that could not be read; `count` things in one message."""
+        self.failed += count
         if len(self.failures) < EXAMPLES:
             self.failures.append(message)
 

@@ -73,11 +73,14 @@ class FileRecord:
         Of the file's bytes and of all settings that change its chunks.
     chunks
         How many chunks it has.
+    failed
+        How many of its records or pages could not be read.
     """
 
     source: str
     digest: str
     chunks: int
+    failed: int = 0
 
 
 class Store(ABC):
@@ -93,6 +96,18 @@ class Store(ABC):
     """
 
     manifest: Manifest
+
+    @property
+    @abstractmethod
+    def float16(self) -> bool:
+        """Whether vectors are stored in half precision."""
+
+    @abstractmethod
+    def options(self) -> str:
+        """Return the options by which the index command makes another index of this kind.
+
+        What the user is to name, such as ``NEW_DIR``, is in capitals.
+        """
 
     @abstractmethod
     def write_manifest(self, manifest: Manifest) -> None:

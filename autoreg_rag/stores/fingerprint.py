@@ -16,7 +16,7 @@ def check_fingerprint(store: Store, fingerprint: str, model: str) -> None:
     store
         The index.
     fingerprint, model
-        Of the model at hand; its name or folder.
+        Of the model at hand; the name or folder from which it can be loaded.
 
     Raises
     ------
@@ -26,9 +26,10 @@ def check_fingerprint(store: Store, fingerprint: str, model: str) -> None:
     manifest = store.manifest
     if manifest.fingerprint == fingerprint:
         return
-    corpora = list(manifest.corpora.values())
-    corpus = shlex.quote(corpora[0]) if len(corpora) == 1 else "CORPUS"
-    command = f"python -m autoreg_rag.index {corpus} --out NEW_DIR --model {shlex.quote(model)}"
+    corpora = shlex.join(manifest.corpora.values()) or "CORPUS"
+    command = (
+        f"python -m autoreg_rag.index {corpora} {store.options()} --model {shlex.quote(model)}"
+    )
     if manifest.model == model:
         made, other = f"the model '{model}' with other settings or weights", "those"
     else:

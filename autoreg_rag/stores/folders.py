@@ -15,6 +15,7 @@ from autoreg_rag.errors import StoreError
 from autoreg_rag.files import sync_folder, whole_folder
 
 _LOCK = "write.lock"
+_TEMPORARY_SUFFIX = "?" * 8  # as `tempfile` makes them
 
 
 @contextmanager
@@ -37,10 +38,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """Give an empty folder, which takes the place of `folder` when the block ends well.
 
     `folder` must not be there yet, or be empty. What a killed process left of
-    an earlier try is removed.
+    an earlier try is removed, if it got as far as to lock it.
     """
-    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
-        if left.is_dir() and _is_ours(left):
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.{_TEMPORARY_SUFFIX}"):
+        if (left / _LOCK).is_file():
             _remove_unowned(left)
     lock = None
     try:
@@ -53,39 +54,43 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def write_lock(folder: Path) -> FileLock:
-    """Take the folder's lock; the system releases it if the process is killed.
+    """Take the lock of a folder, see `take_lock`."""
+    return take_lock(folder / _LOCK, str(folder))
+
+
+def take_lock(path: Path, place: str) -> FileLock:
+    """Take a lock for writing; the system releases it if the process is killed.
+
+    Parameters
+    ----------
+    path
+        The file that stands for the lock.
+    place
+        What it protects, for the message.
 
     Raises
     ------
     StoreError
         If another process, or another store of this one, has it.
     """
-    path = folder / _LOCK
     lock = FileLock(path, thread_local=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise StoreError(
-            f"process {path.read_text() or '?'} is writing to {folder} (it holds {path}): "
+            f"process {path.read_text() or '?'} is writing to {place} (it holds {path}): "
             "wait until it is done"
         ) from None
     path.write_text(str(os.getpid()))
     return lock
 
 
-def is_free(folder: Path) -> bool:
-    """Say whether nothing is there that could be overwritten."""
-    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-
-
-def _is_ours(folder: Path) -> bool:
-    return (folder / _LOCK).exists() or not any(folder.iterdir())
-
-
 def _remove_unowned(folder: Path) -> None:
     try:
         lock = write_lock(folder)
-    except StoreError:
-        return  # somebody is at work in it
-    shutil.rmtree(folder)
-    lock.release()
+    except (StoreError, OSError):
+        return  # somebody is at work in it, or it is another user's
+    try:
+        shutil.rmtree(folder)
+    finally:
+        lock.release()

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from autoreg_rag.errors import StoreError
 from autoreg_rag.stores.base import Manifest, Store
+from autoreg_rag.stores.faults import explained
+from autoreg_rag.stores.fingerprint import check_fingerprint
 from autoreg_rag.stores.names import COLLECTION, DATABASE, EXACT, QDRANT_STORAGE
 
 if TYPE_CHECKING:
-    from autoreg_rag.stores.faiss_store import FaissStore
+    from autoreg_rag.stores.faiss.store import FaissStore
+    from autoreg_rag.stores.qdrant.store import QdrantStore
 
 Kind = Literal["faiss", "qdrant"]
 
+_SCHEMES = ("http://", "https://")
 _COMMAND = "'python -m autoreg_rag.index CORPUS --out DIR'"
 
 
@@ -29,7 +35,9 @@ def create_store(
 ) -> Store:
     """Open an index for writing; make it first if it is not there.
 
-    An index that is there keeps its manifest, which the caller compares.
+    An index that is there keeps its manifest, and must be of the same model.
+    Until it is known that all options suit it, nothing of it is changed but
+    what a crash has left behind.
 
     Parameters
     ----------
@@ -39,7 +47,8 @@ def create_store(
         A folder, or for Qdrant the URL of a server (``http://``, ``https://``).
         A new index appears whole or not at all.
     manifest
-        For a new index.
+        For a new index; its fingerprint and model are compared with those of
+        a present one.
     api_key, collection
         For Qdrant.
     float16
@@ -51,14 +60,22 @@ def create_store(
 
     Raises
     ------
+    FingerprintError
+        If the index that is there was made by another model.
     StoreError
         If there is something else, or the index cannot be made or opened.
     """
     if kind == "faiss":
-        return _create_faiss(Path(location), manifest, float16, factory)
+        store = _create_faiss(Path(location), manifest, float16, factory)
+        with _closed_if_refused(store, manifest, float16):
+            if factory is not None:
+                store.use_factory(factory)
+        return store
     if factory is not None:
         raise StoreError(f"--faiss-factory {factory} goes with --store faiss only")
-    return _create_qdrant(_place(location), manifest, api_key, collection, bool(float16))
+    qdrant = _create_qdrant(_place(location), manifest, api_key, collection, bool(float16))
+    with _closed_if_refused(qdrant, manifest, float16):
+        return qdrant
 
 
 def open_store(
@@ -90,48 +107,70 @@ def open_store(
         if kind is None:
             raise StoreError(f"{place} {_description(place)}: make an index with {_COMMAND}")
         if kind == "faiss":
-            from autoreg_rag.stores.faiss_store import FaissStore
+            from autoreg_rag.stores.faiss.store import FaissStore
 
             return FaissStore(place, writable=writable)
-    from autoreg_rag.stores.qdrant_store import QdrantStore
+    from autoreg_rag.stores.qdrant.store import QdrantStore
 
     return QdrantStore.open(place, writable=writable, api_key=api_key, collection=collection)
+
+
+def check_url(url: str) -> str:
+    """Return a URL that was meant as one; any other text would be taken for a folder.
+
+    Raises
+    ------
+    StoreError
+        If it does not start as the URL of a Qdrant server does.
+    """
+    if not url.startswith(_SCHEMES):
+        raise StoreError("the URL must start with http:// or https://")
+    return url
 
 
 def _create_faiss(
     folder: Path, manifest: Manifest, float16: bool | None, factory: str | None
 ) -> FaissStore:
-    from autoreg_rag.stores.faiss_store import FaissStore
+    from autoreg_rag.stores.faiss.store import FaissStore
 
     if _is_new(folder, "faiss"):
         chosen = EXACT if factory is None else factory
         FaissStore.create(folder, manifest, float16=bool(float16), factory=chosen)
-    store = FaissStore(folder, writable=True)
-    try:
-        if float16 not in (None, store.float16):
-            precision = "half" if store.float16 else "single"
-            raise StoreError(
-                f"{folder} stores vectors in {precision} precision, which cannot be changed: "
-                "index into another folder, or leave the option out"
-            )
-        if factory is not None:
-            store.use_factory(factory)
-    except BaseException:
-        store.close()
-        raise
-    return store
+    return FaissStore(folder, writable=True)
 
 
 def _create_qdrant(
     place: Path | str, manifest: Manifest, api_key: str | None, collection: str, float16: bool
-) -> Store:
-    from autoreg_rag.stores.qdrant_store import QdrantStore
+) -> QdrantStore:
+    from autoreg_rag.stores.qdrant.store import QdrantStore
 
     if isinstance(place, Path):
+        if float16:
+            raise StoreError(
+                "embedded Qdrant cannot keep vectors in float16: leave out --float16, or use "
+                "--store faiss or a server (--url)"
+            )
         _is_new(place, "qdrant")
     return QdrantStore.create(
         place, manifest, api_key=api_key, collection=collection, float16=float16
     )
+
+
+@contextmanager
+def _closed_if_refused(store: Store, manifest: Manifest, float16: bool | None) -> Iterator[None]:
+    """Check that a store suits what is asked for; close it if it, or the block, fails."""
+    try:
+        check_fingerprint(store, manifest.fingerprint, manifest.model)
+        if float16 is not None and float16 != store.float16:
+            precision = "half" if store.float16 else "single"
+            raise StoreError(
+                f"the index stores vectors in {precision} precision, which cannot be changed: "
+                f"index into another place ({store.options()}), or leave the option out"
+            )
+        yield
+    except BaseException:
+        store.close()
+        raise
 
 
 def _is_new(folder: Path, kind: Kind) -> bool:
@@ -143,14 +182,18 @@ def _is_new(folder: Path, kind: Kind) -> bool:
         raise StoreError(f"{folder} is an index of kind {found}: use --store {found}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StoreError(f"{folder} {_description(folder)}: choose another --out")
+    for parent in folder.parents:
+        if parent.exists() and not parent.is_dir():
+            raise StoreError(f"{parent} is not a folder: choose another --out than {folder}")
     return True
 
 
 def _kind(folder: Path) -> Kind | None:
-    if (folder / DATABASE).is_file():
-        return "faiss"
-    if (folder / QDRANT_STORAGE).is_file():
-        return "qdrant"
+    with explained(folder):
+        if (folder / DATABASE).is_file():
+            return "faiss"
+        if (folder / QDRANT_STORAGE).is_file():
+            return "qdrant"
     return None
 
 
@@ -163,5 +206,5 @@ def _description(folder: Path) -> str:
 
 
 def _place(location: Path | str) -> Path | str:
-    is_url = isinstance(location, str) and location.startswith(("http://", "https://"))
+    is_url = isinstance(location, str) and location.startswith(_SCHEMES)
     return location if is_url else Path(location)

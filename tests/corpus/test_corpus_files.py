@@ -280,3 +280,16 @@ def test_the_digest_of_a_file_that_is_gone_is_a_read_error(make_file) -> None:
     file.path.unlink()
     with pytest.raises(ReadError, match=r"corpus/a.txt: No such file"):
         file_digest(file, "")
+
+
+def test_a_range_that_runs_backwards_is_a_malformed_pattern(tmp_path: Path) -> None:
+    fill(tmp_path, "a.txt")
+    with pytest.raises(CorpusError, match="malformed"):
+        find_files(tmp_path, "corpus", globs=["[z-a].txt"])
+
+
+def test_a_folder_that_is_an_index_is_left_out(tmp_path: Path) -> None:
+    fill(tmp_path, "a.txt", "mine/b.txt", "mine/deep/c.txt")
+    findings = Findings(tmp_path, is_index=lambda folder: folder.name == "mine")
+    assert findings.sources == ["corpus/a.txt"]
+    assert findings.skipped == {"corpus/mine/": "an index"}

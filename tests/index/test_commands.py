@@ -1,8 +1,10 @@
 """The commands as a user runs them: a new process, a status, standard output and error."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +77,51 @@ def test_an_empty_corpus_leaves_no_index(tmp_path, tiny_folder):
     result = command("index", "corpus", *small(tiny_folder), cwd=tmp_path)
     assert "no files in" in one_line_error(result)
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+def test_a_corpus_that_cannot_be_read_leaves_no_index(tmp_path, tiny_folder):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "bad.txt").write_bytes(b"\x00")
+    result = command("index", "corpus", *small(tiny_folder), cwd=tmp_path)
+    assert "no file could be read" in one_line_error(result)
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+def test_a_url_without_its_scheme_and_a_malformed_pattern_are_one_line(tmp_path, corpus):
+    url = ["--url", "localhost:6333"]
+    for result in (
+        command("index", "corpus", "--store", "qdrant", *url, cwd=tmp_path),
+        command("search", "q", *url, cwd=tmp_path),
+    ):
+        assert "must start with http://" in one_line_error(result)
+    result = command("index", "corpus", "--glob", "[z-a].txt", cwd=tmp_path)
+    assert "malformed" in one_line_error(result)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_output_that_cannot_be_written_is_one_line():
+    def main(stdout):
+        code = (
+            "from autoreg_rag import cli\n"
+            "def command() -> None:\n"
+            "    cli.print_json(['x' * 100000])\n"
+            "cli.main(command)"
+        )
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    with Path("/dev/full").open("w") as full:
+        assert "No space left" in one_line_error(main(full))
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = main(writer)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (1, "")
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path, corpus, tiny_folder):

@@ -1,10 +1,14 @@
 import numpy as np
 import pytest
 
+from autoreg_rag.corpus import Chunker
 from autoreg_rag.errors import FingerprintError, ModelError, StoreError
 from autoreg_rag.index.index import Index
+from autoreg_rag.index.indexer import Indexer
+from autoreg_rag.index.words import WordSearch
 from autoreg_rag.lexical import reciprocal_rank_fusion
 from autoreg_rag.model import AutoRegModel
+from autoreg_rag.stores import Manifest, create_store
 
 QUESTIONS = ["Where do whales live?", "What is bread made of?"]
 
@@ -56,6 +60,55 @@ def test_hybrid_search_keeps_to_a_filter(index):
     (hits,) = index.search(["flour and whales"], 50, hybrid=True, where={"source": "corpus/b.md"})
     assert {hit.chunk.source for hit in hits} == {"corpus/b.md"}
     assert any("bm25" in hit.scores for hit in hits)
+
+
+def test_words_of_files_indexed_meanwhile_are_found(corpus, tmp_path, tiny_model, kind):
+    chunker = Chunker(tiny_model.backbone.tokenizer.backend_tokenizer, 32, 8)
+    manifest = Manifest(tiny_model.fingerprint(), tiny_model.reference, tiny_model.dimension)
+    with create_store(kind, tmp_path / "index", manifest) as store:
+        indexer, index = Indexer(tiny_model, store, chunker), Index(store, tiny_model)
+        indexer.run(corpus.folder)
+
+        def found_by_words(question):
+            (hits,) = index.search([question], 50, hybrid=True)
+            return {hit.chunk.source for hit in hits if "bm25" in hit.scores}
+
+        assert found_by_words("flour or zebras") == {"corpus/b.md"}
+        corpus.write("b.md", "Zebras have stripes.")
+        indexer.run(corpus.folder)
+        assert found_by_words("flour") == set()
+        assert found_by_words("flour or zebras") == {"corpus/b.md"}
+
+
+def test_a_chunk_that_vanishes_after_the_ranking_is_left_out(index, monkeypatch):
+    get = index.store.get
+    gone = index.search(["flour"], 1, hybrid=True)[0][0].chunk.id
+
+    def get_what_is_left(ids):
+        if gone in ids:
+            raise KeyError(gone)
+        return get(ids)
+
+    monkeypatch.setattr(index.store, "get", get_what_is_left)
+    words = WordSearch(index.store).search(["flour or whales"], 50, None)[0]
+    assert words
+    assert gone not in {hit.chunk.id for hit in words}
+
+
+def test_a_filter_leaves_as_many_hits_by_words_as_there_are(index, monkeypatch):
+    monkeypatch.setattr("autoreg_rag.index.words._SMALLEST_PAGE", 1)
+    words = WordSearch(index.store)
+    question = ["whales mammals sea flour"]
+    (every,) = words.search(question, 50, None)
+    for source in ("corpus/a.txt", "corpus/b.md"):
+        kept = [hit for hit in every if hit.chunk.source == source]
+        assert kept
+        for depth in (1, 2, 50):
+            assert words.search(question, depth, {"source": source}) == [kept[:depth]]
+
+
+def test_half_characters_in_a_question_count_as_unknown_ones(index):
+    assert index.search(["flour \udcff"], 3) == index.search(["flour \ufffd"], 3)
 
 
 def test_no_questions_find_nothing(index):

@@ -2,8 +2,11 @@ import logging
 
 import pytest
 
+from autoreg_rag.corpus import read_documents
 from autoreg_rag.errors import CorpusError, StoreError
 from autoreg_rag.stores import open_store
+from autoreg_rag.stores.faiss.store import FaissStore
+from autoreg_rag.stores.qdrant.store import QdrantStore
 from tests.index.conftest import contents
 
 
@@ -139,12 +142,70 @@ def test_a_second_corpus_of_the_same_name_is_refused(run, corpus, tmp_path):
         run(corpus.folder, twin)
 
 
-def test_a_corpus_that_moved_is_the_same_corpus(run, corpus, tmp_path):
+def test_a_folder_that_is_named_twice_is_indexed_once(run, corpus):
+    assert run(corpus.folder, corpus.folder / "deep" / "..").added == 3
+
+
+def test_a_corpus_that_moved_is_the_same_corpus_if_the_user_says_so(run, corpus, tmp_path):
     run(corpus.folder)
     moved = tmp_path / "elsewhere" / "corpus"
     moved.parent.mkdir()
     corpus.folder.rename(moved)
+    with pytest.raises(CorpusError, match="--moved"):
+        run(moved)
+    assert run(moved, moved=True).unchanged == 3
     assert run(moved).unchanged == 3
+
+
+def test_an_index_inside_the_corpus_is_no_part_of_it(run, corpus):
+    place = corpus.folder / "my-index"
+    first = run(corpus.folder, place=place)
+    second = run(corpus.folder, place=place)
+    assert (first.added, second.unchanged, second.files) == (3, 3, 3)
+    assert second.skips == ["corpus/my-index/: an index"]
+
+
+def test_files_that_the_patterns_leave_out_now_are_removed(run, corpus):
+    run(corpus.folder)
+    assert run(corpus.folder, globs=["*.txt"]).removed == 1
+    assert run(corpus.folder, excludes=["deep/"]).removed == 1
+
+
+def test_bad_records_of_an_unchanged_file_count_again(run, corpus):
+    corpus.write("rows.jsonl", '{"text": "good"}\nbad\n{"text": "fine"}\nworse\n')
+    assert run(corpus.folder).failed == 2
+    second = run(corpus.folder)
+    assert (second.unchanged, second.failed) == (4, 2)
+    assert second.failures == ["corpus/rows.jsonl: 2 of its records could not be read"]
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_stored(run, corpus, tmp_path, monkeypatch):
+    def read_then_change(file, **options):
+        yield from read_documents(file, **options)
+        if file.source == "corpus/a.txt":
+            corpus.write("a.txt", "Written by someone else meanwhile.")
+
+    monkeypatch.setattr("autoreg_rag.index.indexer.read_documents", read_then_change)
+    summary = run(corpus.folder)
+    assert summary.failures == ["corpus/a.txt: changed while it was read; run again"]
+    with open_store(tmp_path / "index") as store:
+        assert "corpus/a.txt" not in set(store.sources())
+    monkeypatch.undo()
+    assert run(corpus.folder).added == 1
+
+
+def test_an_interruption_is_not_masked_and_optimizes_nothing(run, corpus, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    def optimize(store):
+        raise AssertionError("this would keep the user waiting")
+
+    for store in (FaissStore, QdrantStore):
+        monkeypatch.setattr(store, "optimize", optimize)
+    monkeypatch.setattr("autoreg_rag.index.indexer.read_documents", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus.folder)
 
 
 def test_a_single_file_is_a_corpus(run, corpus, tmp_path):

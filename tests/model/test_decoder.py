@@ -64,6 +64,13 @@ def test_decode_picks_the_likeliest_token_at_each_step(tiny_model):
         assert text == tokenizer.decode(ids, skip_special_tokens=True)
 
 
+def test_decode_does_not_depend_on_the_batch(tiny_model):
+    latents = tiny_model.compress(TARGETS)
+    together = tiny_model.decode(latents, max_new_tokens=5)
+    tiny_model.token_budget = 1
+    assert tiny_model.decode(latents, max_new_tokens=5) == together
+
+
 def test_no_latents_decode_to_no_texts(tiny_model):
     assert tiny_model.decode(tiny_model.compress([])) == []
     assert tiny_model.log_likelihood(tiny_model.compress([]), []).shape == (0,)

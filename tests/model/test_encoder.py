@@ -140,6 +140,11 @@ def test_an_empty_text_has_a_vector(tiny_model):
     assert np.isfinite(tiny_model.encode_documents(["", "word"])).all()
 
 
+def test_a_lone_surrogate_is_not_an_error(tiny_model):
+    broken, mended = tiny_model.encode_queries(["caf\udce9", "caf?"])
+    assert cosines(broken, mended) >= 0.9999
+
+
 def test_one_text_instead_of_a_list_is_refused(tiny_model):
     with pytest.raises(TypeError, match="a list of texts"):
         tiny_model.encode_documents("one text")

@@ -79,14 +79,36 @@ def test_the_fingerprint_changes_with_all_that_changes_a_vector(adapted, tiny_fo
         model = AutoRegModel.from_pretrained(tiny_folders["llama"], **settings)
         seen.add(model.fingerprint())
     assert len(seen) == 9
+    settings = adapted.backbone.language_model.peft_config["default"]
+    settings.lora_alpha *= 2
+    assert adapted.fingerprint() not in seen
+    settings.lora_alpha //= 2
     with torch.no_grad():
         adapted.neck.compress_tokens[0, 0] += 1
     assert adapted.fingerprint() not in seen
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("config.json", '"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-02'),
+        ("tokenizer.json", '"add_prefix_space": false', '"add_prefix_space": true'),
+    ],
+)
+def test_the_fingerprint_covers_the_bases_architecture(tiny_folder, tmp_path, file, old, new):
+    base = tmp_path / "base"
+    shutil.copytree(tiny_folder, base)
+    before = AutoRegModel.from_pretrained(base).fingerprint()
+    assert before == AutoRegModel.from_pretrained(tiny_folder).fingerprint()
+    content = (base / file).read_text()
+    assert old in content
+    (base / file).write_text(content.replace(old, new))
+    assert AutoRegModel.from_pretrained(base).fingerprint() != before
+
+
 def test_the_fingerprint_does_not_depend_on_dtype_or_batch(tiny_folder):
     one = AutoRegModel.from_pretrained(tiny_folder, dtype="float32")
-    other = AutoRegModel.from_pretrained(tiny_folder, dtype="float32", token_budget=7)
+    other = AutoRegModel.from_pretrained(tiny_folder, dtype="bfloat16", token_budget=7)
     assert one.fingerprint() == other.fingerprint()
 
 
@@ -100,6 +122,12 @@ def test_a_model_refuses_another_base(tiny_model, tiny_folder, tmp_path):
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match="made for base"):
         AutoRegModel.from_pretrained(tmp_path / "model")
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(tiny_model):
+    with pytest.raises(ModelError, match="nobody/nothing could not be uploaded") as caught:
+        tiny_model.push_to_hub("nobody/nothing")
+    assert "\n" not in str(caught.value)
 
 
 def test_saving_over_something_is_refused_and_leaves_it_as_it_was(tiny_model, tmp_path):
@@ -135,6 +163,8 @@ def test_damaged_models_are_refused_in_one_line(tiny_model, tmp_path):
         ({"surprise": 1}, "does not know: surprise"),
         ({"pooling": "max"}, "mean, last or concat"),
         ({"template": "{instruction}{text}"}, "and then"),
+        ({"max_length": "long"}, "wrong type"),
+        ({"template": None}, "text or a number"),
     ):
         config.write_text(json.dumps(settings | change))
         with pytest.raises(ModelError, match=message) as caught:
@@ -145,9 +175,27 @@ def test_damaged_models_are_refused_in_one_line(tiny_model, tmp_path):
         AutoRegModel.from_pretrained(folder)
 
 
+def test_damaged_weights_and_adapters_are_refused_in_one_line(adapted, tiny_folder, tmp_path):
+    adapted.save_pretrained(tmp_path / "model")
+    weights = tmp_path / "model" / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(ModelError, match=r"adapter .* cannot be used") as caught:
+        AutoRegModel.from_pretrained(tmp_path / "model")
+    assert "\n" not in str(caught.value)
+
+    shutil.copytree(tiny_folder, tmp_path / "base")
+    weights = tmp_path / "base" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(ModelError, match="cannot be loaded") as caught:
+        AutoRegModel.from_pretrained(tmp_path / "base")
+    assert "\n" not in str(caught.value)
+
+
 def test_places_without_a_model_are_refused(tmp_path):
     with pytest.raises(ModelError, match="safetensors weights"):
         AutoRegModel.from_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="name is empty"):
+        AutoRegModel.from_pretrained("")
     with pytest.raises(ModelError, match="there is no file"):
         AutoRegModel.from_pretrained(tmp_path / "missing.gguf")
     with pytest.raises(ModelError, match="neither a folder"):

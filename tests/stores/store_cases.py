@@ -8,7 +8,7 @@ import numpy as np
 
 from autoreg_rag.corpus.records import Chunk
 from autoreg_rag.stores import FileRecord, Manifest, Store, create_store, open_store
-from autoreg_rag.stores.faiss_store import FaissStore
+from autoreg_rag.stores.faiss.store import FaissStore
 
 DIMENSION = 16
 KINDS = ["flat", "float16", "hnsw", "qdrant"]

@@ -22,7 +22,7 @@ BATCH = 4
 _processes = multiprocessing.get_context("forkserver")
 # Imported once, so that each process starts at once.
 _processes.set_forkserver_preload(
-    ["autoreg_rag.stores.faiss_store", "autoreg_rag.stores.qdrant_store"]
+    ["autoreg_rag.stores.faiss.store", "autoreg_rag.stores.qdrant.store"]
 )
 
 

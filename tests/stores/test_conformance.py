@@ -212,6 +212,16 @@ def test_discarding_an_unfinished_version_keeps_the_finished_one(filled, oracle)
     assert_same_hits(filled, oracle, vectors(20, seed=5), 9)
 
 
+def test_a_record_says_how_much_of_its_file_could_not_be_read(store, oracle, kind, folder):
+    record = FileRecord("docs/a", "1", 0, failed=3)
+    for target in (store, oracle):
+        target.finish_file(record)
+    assert store.file("docs/a") == record
+    store.close()
+    with reopen(kind, folder, writable=False) as again:
+        assert_same_content(again, oracle)
+
+
 def test_a_file_without_chunks_can_be_done(store, oracle):
     for target in (store, oracle):
         target.add([], np.empty((0, DIMENSION), np.float32), "1")

@@ -4,9 +4,17 @@ import pytest
 from store_cases import MANIFEST, chunks, create, vectors
 
 from autoreg_rag.errors import FingerprintError, StoreError
-from autoreg_rag.stores import FileRecord, Manifest, check_fingerprint, create_store, open_store
-from autoreg_rag.stores.faiss_store import FaissStore
-from autoreg_rag.stores.qdrant_store import QdrantStore
+from autoreg_rag.stores import (
+    FileRecord,
+    Manifest,
+    check_fingerprint,
+    check_url,
+    create_store,
+    open_store,
+)
+from autoreg_rag.stores.faiss.store import FaissStore
+from autoreg_rag.stores.folders import write_lock
+from autoreg_rag.stores.qdrant.store import QdrantStore
 
 
 @pytest.fixture(params=["faiss", "qdrant"])
@@ -33,7 +41,7 @@ def test_an_index_that_is_there_is_opened_for_writing_as_it_is(kind, folder):
     with create_store(kind, folder, MANIFEST) as store:
         store.add(chunks("c/a", 3), vectors(3), "1")
         store.finish_file(FileRecord("c/a", "1", 3))
-    with create_store(kind, folder, Manifest("other", "other", 3)) as store:
+    with create_store(kind, folder, Manifest(MANIFEST.fingerprint, "other", 3)) as store:
         assert store.manifest == MANIFEST
         assert len(store) == 3
         store.remove_file("c/a")
@@ -67,8 +75,9 @@ def test_a_file_in_place_of_a_folder_is_refused(kind, occupied):
     for write in (lambda path: create_store(kind, path, MANIFEST), open_store):
         with pytest.raises(StoreError, match="is not a folder"):
             write(occupied / "letter.txt")
-    with pytest.raises(StoreError):
-        create_store(kind, occupied / "letter.txt" / "below", MANIFEST)
+    for below in ("b", "b/c"):
+        with pytest.raises(StoreError, match=r"letter.txt is not a folder: choose another --out"):
+            create_store(kind, occupied / "letter.txt" / below, MANIFEST)
 
 
 def test_a_folder_that_is_empty_or_not_there_is_no_index(folder):
@@ -99,6 +108,63 @@ def test_the_precision_of_an_index_cannot_change(folder):
     open_store(folder, writable=True).close()
 
 
+def test_the_precision_of_a_qdrant_index_cannot_change(folder):
+    QdrantStore.create(folder, MANIFEST, float16=True).close()
+    create_store("qdrant", folder, MANIFEST).close()
+    with pytest.raises(StoreError, match="half precision"):
+        create_store("qdrant", folder, MANIFEST, float16=False)
+    open_store(folder).close()
+
+
+def test_embedded_qdrant_has_no_half_precision(folder):
+    with pytest.raises(StoreError, match="leave out --float16"):
+        create_store("qdrant", folder, MANIFEST, float16=True)
+    assert not folder.exists()
+
+
+def test_an_index_of_another_model_is_refused_before_anything_is_changed(folder):
+    create_store("faiss", folder, MANIFEST).close()
+    with pytest.raises(FingerprintError):
+        create_store("faiss", folder, Manifest("0" * 64, "b", 16), factory="HNSW8")
+    with pytest.raises(StoreError, match="single precision"):
+        create_store("faiss", folder, MANIFEST, factory="HNSW8", float16=True)
+    with create_store("faiss", folder, MANIFEST) as store:
+        assert store.factory == "Flat"
+
+
+def test_folders_with_a_name_like_a_temporary_one_are_left_alone(kind, folder):
+    others = [folder.with_name(name) for name in (".index.backup00", ".index.old")]
+    for other in others:
+        other.mkdir()
+    (others[0] / "letter.txt").write_text("dear")
+    (others[1] / "write.lock").write_text("1")
+    create_store(kind, folder, MANIFEST).close()
+    assert (others[0] / "letter.txt").read_text() == "dear"
+    assert (others[1] / "write.lock").read_text() == "1"
+
+
+def test_a_temporary_folder_is_removed_only_if_nobody_is_at_work_in_it(kind, folder):
+    busy, left = (folder.with_name(f".index.{name}") for name in ("abcdefgh", "12345678"))
+    for temporary in (busy, left):
+        temporary.mkdir()
+        (temporary / "write.lock").touch()
+    lock = write_lock(busy)
+    create_store(kind, folder, MANIFEST).close()
+    assert busy.exists()
+    assert not left.exists()
+    lock.release()
+
+
+@pytest.mark.parametrize("url", ["localhost:6333", "foo:8", "", "file:///x", "httpx://a"])
+def test_what_was_meant_as_a_url_is_not_taken_for_a_folder(url):
+    with pytest.raises(StoreError, match="must start with http:// or https://"):
+        check_url(url)
+
+
+def test_a_url_is_a_url():
+    assert check_url("https://host:6333/x") == "https://host:6333/x"
+
+
 def test_a_factory_goes_with_faiss_only(folder):
     with pytest.raises(StoreError, match="--store faiss only"):
         create_store("qdrant", folder, MANIFEST, factory="HNSW8")
@@ -125,3 +191,21 @@ def test_another_fingerprint_is_refused_with_the_command_that_mends_it(folder, m
     assert "python -m autoreg_rag.index /some/docs --out NEW_DIR --model " in message
     assert all(way in message for way in ways)
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("kind", "collection", "options"),
+    [
+        ("faiss", "autoreg", "--out NEW_DIR"),
+        ("qdrant", "autoreg", "--store qdrant --out NEW_DIR"),
+        ("qdrant", "my own", "--store qdrant --out NEW_DIR --collection 'my own'"),
+    ],
+)
+def test_the_command_that_mends_names_the_store_and_all_corpora(folder, kind, collection, options):
+    manifest = Manifest("1" * 64, "a/model", 16, {"one": "/some/docs", "two": "/a b/c's"})
+    create_store(kind, folder, manifest, collection=collection).close()
+    with pytest.raises(FingerprintError) as caught:
+        create_store(kind, folder, Manifest("0" * 64, "b m", 16), collection=collection)
+    corpora = shlex.join(manifest.corpora.values())
+    command = f"python -m autoreg_rag.index {corpora} {options} --model 'b m'"
+    assert str(caught.value).endswith(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ from numpy.typing import NDArray
 
 from autoreg_rag.errors import StoreError
 from autoreg_rag.stores.base import Vectors
+from autoreg_rag.stores.faiss.vectors import Matrix, Rows, spans, take
 from autoreg_rag.stores.folders import new_file
 from autoreg_rag.stores.names import EXACT
-from autoreg_rag.stores.vectors import Matrix, Rows, spans, take
 
 _EF_SEARCH = 128
 _TRAINING_ROWS = 65_536
 _TRAINING_ROWS_PER_LIST = 64
+
+_WHERE = re.compile(r"^Error in .* at \S+:\d+: (Error: )?")
 
 _logger = logging.getLogger(__name__)
 
@@ -109,7 +112,7 @@ def _empty(factory: str, dimension: int) -> Any:
         index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise StoreError(
-            f"FAISS does not know the factory '{factory}' ({_reason(error)}): "
+            f"FAISS cannot make the factory '{factory}' ({_reason(error)}): "
             "use Flat, HNSW32, IVF64,Flat or the like"
         ) from error
     has_lists = isinstance(index, faiss.IndexIVF) and index.nlist > 0
@@ -159,4 +162,6 @@ def _read(path: Path, flags: int) -> Any:
 
 
 def _reason(error: RuntimeError) -> str:
-    return str(error).rsplit("Error: ")[-1].splitlines()[0].rsplit("failed: ")[-1]
+    """Return what FAISS says, without the C++ function and the condition that failed."""
+    line = _WHERE.sub("", str(error).splitlines()[0])
+    return "it cannot be read" if "stoi" in line else line.rsplit("failed: ")[-1]

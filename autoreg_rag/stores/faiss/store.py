@@ -11,16 +11,17 @@ from numpy.typing import NDArray
 
 from autoreg_rag.corpus.records import Chunk, Hit
 from autoreg_rag.errors import StoreError
-from autoreg_rag.stores import ann, ranking
+from autoreg_rag.stores import ranking
 from autoreg_rag.stores.base import FileRecord, Manifest, Store, Vectors, Where
 from autoreg_rag.stores.batches import checked_batch, checked_queries
+from autoreg_rag.stores.faiss import ann
+from autoreg_rag.stores.faiss.layout import STORAGES, Layout
+from autoreg_rag.stores.faiss.sidecar import Sidecar, State
+from autoreg_rag.stores.faiss.snapshot import Snapshot
+from autoreg_rag.stores.faiss.vectors import spans
 from autoreg_rag.stores.faults import damaged, explained
 from autoreg_rag.stores.folders import new_file, new_folder, write_lock
-from autoreg_rag.stores.layout import STORAGES, Layout
 from autoreg_rag.stores.names import DATABASE, EXACT
-from autoreg_rag.stores.sidecar import Sidecar, State
-from autoreg_rag.stores.snapshot import Snapshot
-from autoreg_rag.stores.vectors import spans
 from autoreg_rag.stores.where import conditions
 
 _QUERIES_AT_ONCE = 256
@@ -108,6 +109,10 @@ class FaissStore(Store):
     def factory(self) -> str:
         """The FAISS factory string of the approximate index, or ``Flat``."""
         return self._sidecar.state().factory
+
+    def options(self) -> str:
+        """Return the options by which the index command makes another index of this kind."""
+        return "--out NEW_DIR"
 
     def use_factory(self, factory: str) -> None:
         """Choose another approximate index, which the next `optimize` builds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -9,8 +10,8 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
-import httpx
 import tenacity
+from filelock import FileLock
 from qdrant_client import QdrantClient
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import (
@@ -20,7 +21,9 @@ from qdrant_client.http.exceptions import (
 )
 
 from autoreg_rag.errors import StoreError
+from autoreg_rag.pretrained import cache_folder
 from autoreg_rag.stores import faults
+from autoreg_rag.stores.folders import take_lock
 
 Parameters = ParamSpec("Parameters")
 Answer = TypeVar("Answer")
@@ -54,6 +57,7 @@ class Connection:
         self.client = client
         self.place = place
         self.embedded = embedded
+        self._lock: FileLock | None = None
 
     @classmethod
     def to_server(cls, url: str, api_key: str | None) -> Connection:
@@ -105,9 +109,31 @@ class Connection:
         with self._explained():
             return _retrying(self.place, _REQUEST_ATTEMPTS)(method, *args, **kwargs)
 
+    def lock(self, collection: str) -> None:
+        """Keep other writers of this machine out of a collection, until `close`.
+
+        Embedded Qdrant has a lock of its own, for the whole folder.
+
+        Raises
+        ------
+        StoreError
+            If another process, or another connection of this one, writes to it.
+        """
+        if self.embedded or self._lock:
+            return
+        name = hashlib.sha256(f"{self.place}\n{collection}".encode()).hexdigest()
+        folder = cache_folder() / "locks"
+        with faults.explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = take_lock(
+                folder / f"{name}.lock", f"the collection '{collection}' at {self.place}"
+            )
+
     def close(self) -> None:
-        """Close the client; calling it again does nothing."""
+        """Close the client and release the lock; calling it again does nothing."""
         self.client.close()
+        if self._lock:
+            self._lock.release()
 
     def _explained(self) -> AbstractContextManager[None]:
         return (
@@ -126,7 +152,7 @@ def shown(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("it takes http:// or https:// and a host")
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
 
 
 def _retrying(place: str, attempts: int) -> tenacity.Retrying:
@@ -145,7 +171,8 @@ def _retrying(place: str, attempts: int) -> tenacity.Retrying:
 
 def _is_transient(error: BaseException) -> bool:
     if isinstance(error, ResponseHandlingException):
-        return isinstance(error.source, httpx.TransportError)
+        # From sending, or a `ValueError` from reading an answer that came.
+        return not isinstance(error.source, ValueError)
     if isinstance(error, UnexpectedResponse):
         return error.status_code in _TRANSIENT
     return isinstance(error, ResourceExhaustedResponse)

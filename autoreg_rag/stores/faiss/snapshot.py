@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoreg_rag.stores import ranking
-from autoreg_rag.stores.ann import ApproximateIndex
 from autoreg_rag.stores.base import Vectors
-from autoreg_rag.stores.sidecar import State
-from autoreg_rag.stores.vectors import Rows, spans, take
+from autoreg_rag.stores.faiss.ann import ApproximateIndex
+from autoreg_rag.stores.faiss.sidecar import State
+from autoreg_rag.stores.faiss.vectors import Rows, spans, take
 
 
 @dataclass(frozen=True)

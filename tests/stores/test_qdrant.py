@@ -20,8 +20,8 @@ from store_writer import in_process, open_briefly
 from autoreg_rag.corpus.records import Chunk
 from autoreg_rag.errors import StoreError
 from autoreg_rag.stores import FileRecord, create_store, open_store
-from autoreg_rag.stores.connection import Connection
-from autoreg_rag.stores.qdrant_store import request_bodies
+from autoreg_rag.stores.qdrant.connection import Connection, shown
+from autoreg_rag.stores.qdrant.store import request_bodies
 
 SECRETS = ("s3cret", "user", "token")
 
@@ -260,6 +260,30 @@ def test_a_server_that_refuses_is_not_asked_again(serve, status, message):
         open_store(server.url, api_key="s3cret")
     assert len(server.requests) == 1
     assert_no_secret(str(caught.value))
+
+
+def test_one_connection_of_a_machine_writes_to_a_collection(serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("AUTOREG_RAG_CACHE", str(tmp_path))
+    server = serve()
+    first, second = (Connection.to_server(server.url, None) for _ in range(2))
+    first.lock("one")
+    with pytest.raises(StoreError, match=r"'one' at http://127.* wait until it is done") as caught:
+        second.lock("one")
+    assert_no_secret(str(caught.value))
+    second.lock("two")
+    second.close()
+    first.close()
+    third = Connection.to_server(server.url, None)
+    third.lock("one")
+    third.close()
+
+
+def test_the_command_for_another_index_names_the_server_without_secrets(folder):
+    with create("qdrant", folder) as store:
+        store._connection.embedded = False
+        store._connection.place = shown("http://user:s3cret@host:6333/?token=token")
+        options = "--store qdrant --url http://host:6333 --collection NEW_NAME"
+        assert store.options() == options
 
 
 def test_a_server_that_is_not_there_is_noticed_at_once(serve):

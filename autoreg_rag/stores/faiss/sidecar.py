@@ -18,12 +18,12 @@ from autoreg_rag.corpus.records import Chunk
 from autoreg_rag.errors import StoreError
 from autoreg_rag.stores.base import FileRecord, Manifest
 from autoreg_rag.stores.batches import encoded_metadata
+from autoreg_rag.stores.faiss.vectors import Rows
 from autoreg_rag.stores.faults import explained
-from autoreg_rag.stores.vectors import Rows
 from autoreg_rag.stores.where import SOURCE, Condition
 
 _APPLICATION = 0x41526167  # "ARag", in the header of the file
-_SCHEMA = 1
+_SCHEMA = 2
 _BUSY_SECONDS = 60
 _PAGE = 1000
 
@@ -35,8 +35,10 @@ CREATE TABLE state (
     generation INTEGER NOT NULL, rows INTEGER NOT NULL, dead INTEGER NOT NULL,
     indexed INTEGER NOT NULL
 );
-CREATE TABLE files (source TEXT PRIMARY KEY, digest TEXT NOT NULL, chunks INTEGER NOT NULL)
-    WITHOUT ROWID;
+CREATE TABLE files (
+    source TEXT PRIMARY KEY, digest TEXT NOT NULL, chunks INTEGER NOT NULL,
+    failed INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE chunks (
     key INTEGER PRIMARY KEY, row INTEGER NOT NULL, id TEXT NOT NULL UNIQUE,
     source TEXT NOT NULL, digest TEXT NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL,
@@ -216,10 +218,11 @@ class Sidecar:
             "DELETE FROM chunks WHERE source = ? AND digest <> ?", record.source, record.digest
         )
         self._execute(
-            "INSERT OR REPLACE INTO files VALUES (?, ?, ?)",
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)",
             record.source,
             record.digest,
             record.chunks,
+            record.failed,
         )
 
     def remove_file(self, source: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,14 @@ from qdrant_client import models
 
 from autoreg_rag.corpus.records import Chunk, Hit
 from autoreg_rag.errors import StoreError
-from autoreg_rag.stores import payload, ranking
+from autoreg_rag.stores import ranking
 from autoreg_rag.stores.base import FileRecord, Manifest, Store, Vectors, Where
 from autoreg_rag.stores.batches import checked_batch, checked_queries
-from autoreg_rag.stores.connection import Connection
 from autoreg_rag.stores.faults import explained
 from autoreg_rag.stores.folders import new_folder
 from autoreg_rag.stores.names import COLLECTION, QDRANT_STORAGE
+from autoreg_rag.stores.qdrant import payload
+from autoreg_rag.stores.qdrant.connection import Connection
 from autoreg_rag.stores.where import conditions
 
 _MANIFEST = "autoreg"
@@ -40,8 +43,8 @@ class QdrantStore(Store):
     above 20,000 chunks, and lets one process at a time open the folder, be it
     to read or to write. Its client stores points as Python pickles: open no
     embedded storage that you would not run as a program. A server has no such
-    limits, and no lock either: two processes that index different files may
-    write at once; two that index the same ones repeat each other's work.
+    limits. A lock file in the user's cache folder keeps two writers of one
+    machine and user apart; the server has no lock that others would see.
 
     Parameters
     ----------
@@ -67,6 +70,8 @@ class QdrantStore(Store):
         self._collection = collection
         self._records = _records(collection)
         try:
+            if writable:
+                connection.lock(collection)
             self.manifest = self._read_manifest()
             if writable and not connection.embedded:
                 self._index_payload()
@@ -105,7 +110,7 @@ class QdrantStore(Store):
         manifest
             For a new index; one that is there keeps its own.
         float16
-            Store vectors in half the space; a server does, embedded Qdrant does not.
+            Keep the vectors of a new index in half the space; embedded Qdrant does not.
         """
         if isinstance(location, Path) and not (location / QDRANT_STORAGE).exists():
             with explained(location), new_folder(location) as new:
@@ -116,11 +121,29 @@ class QdrantStore(Store):
                     connection.close()
         connection = _connect(location, api_key)
         try:
+            connection.lock(collection)
             _make(connection, manifest, collection, float16)
         except BaseException:
             connection.close()
             raise
         return cls(connection, writable=True, collection=collection)
+
+    @property
+    def float16(self) -> bool:
+        """Whether vectors are stored in half precision."""
+        vectors = self._call(self._client.get_collection, self._collection).config.params.vectors
+        return (
+            isinstance(vectors, models.VectorParams) and vectors.datatype == models.Datatype.FLOAT16
+        )
+
+    def options(self) -> str:
+        """Return the options by which the index command makes another index of this kind."""
+        if not self._connection.embedded:
+            url = shlex.quote(self._connection.place)
+            return f"--store qdrant --url {url} --collection NEW_NAME"
+        if self._collection == COLLECTION:
+            return "--store qdrant --out NEW_DIR"
+        return f"--store qdrant --out NEW_DIR --collection {shlex.quote(self._collection)}"
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace the manifest."""
@@ -357,7 +380,7 @@ def _point(record: FileRecord) -> models.PointStruct:
     return models.PointStruct(
         id=_record_id(record.source),
         vector=[1.0],
-        payload={"source": record.source, "digest": record.digest, "chunks": record.chunks},
+        payload=asdict(record),
     )
 
 

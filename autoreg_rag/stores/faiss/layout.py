@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autoreg_rag.stores.sidecar import State
-from autoreg_rag.stores.vectors import Matrix
+from autoreg_rag.stores.faiss.sidecar import State
+from autoreg_rag.stores.faiss.vectors import Matrix
 
 STORAGES = ("f32", "f16")
 """Endings of the matrix in single and in half precision."""

@@ -1,0 +1,1 @@
+"""The store of FAISS: vectors in a flat file, the rest in SQLite."""

@@ -1,0 +1,1 @@
+"""The store of Qdrant, embedded or on a server."""
