@@ -15,7 +15,6 @@ import argparse
 import logging
 import multiprocessing
 import os
-import resource
 import statistics
 import sys
 import time
@@ -27,6 +26,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
+from memory import peak_mib
 from texts import mixed_texts
 
 from autoreg_rag.backbone import Backbone, find_folder
@@ -103,7 +103,7 @@ def peak_memory(side: str, dtype: str | None, tokens: int, texts: list[str]) -> 
 
 def _measure_memory(queue, side, dtype, tokens, texts) -> None:  # noqa: ANN001
     SIDES[side](dtype, tokens)(texts)
-    queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    queue.put(peak_mib() / 1024)
 
 
 def rounds(encoders: dict[str, Encode], texts: list[str], count: int) -> dict[str, list[float]]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,9 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from memory import peak_mib
 from texts import mixed_texts
-
-MEGABYTE = 2**10  # ru_maxrss counts kilobytes
 
 
 def make_base(folder: Path) -> None:
@@ -70,8 +68,7 @@ def index(base: str, corpus: str, out: str) -> None:
     manifest = Manifest(model.fingerprint(), model.reference, model.dimension)
     with create_store("faiss", out, manifest) as store:
         summary = Indexer(model, store, chunker).run(corpus)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MEGABYTE
-    print(json.dumps({"chunks": summary.chunks, "mib": peak, "seconds": summary.seconds}))
+    print(json.dumps({"chunks": summary.chunks, "mib": peak_mib(), "seconds": summary.seconds}))
 
 
 def main() -> None:
