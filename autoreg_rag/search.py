@@ -21,7 +21,9 @@ LINES = 4
 
 def search(
     question: Annotated[list[str], typer.Argument(help="One or more questions.")],
-    index: Annotated[Path | None, typer.Option(help="Folder of the index.")] = None,
+    index: Annotated[
+        Path | None, typer.Option(help=f"Folder of the index; by default {DEFAULT_PLACE}.")
+    ] = None,
     url: cli.Url = None,
     collection: cli.Collection = COLLECTION,
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="Hits per question.", min=1)] = 5,

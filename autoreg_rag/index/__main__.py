@@ -27,7 +27,7 @@ def index(
     corpus: Annotated[list[Path], typer.Argument(help="Folders or files to index.")],
     store: Annotated[StoreKind, typer.Option(help="Kind of the store.")] = StoreKind.FAISS,
     out: Annotated[
-        Path | None, typer.Option(help=f"Folder of the index [default: {DEFAULT_PLACE}].")
+        Path | None, typer.Option(help=f"Folder of the index; by default {DEFAULT_PLACE}.")
     ] = None,
     url: cli.Url = None,
     collection: cli.Collection = COLLECTION,
@@ -50,7 +50,7 @@ def index(
     ] = 100,
     faiss_factory: Annotated[
         str | None,
-        typer.Option(help="FAISS factory: Flat (exact), HNSW32, IVF256,Flat ... [default: Flat]."),
+        typer.Option(help="FAISS factory: Flat (exact, the default), HNSW32, IVF256,Flat."),
     ] = None,
     float16: Annotated[
         bool | None, typer.Option("--float16", help="Keep the vectors of a new index in float16.")
