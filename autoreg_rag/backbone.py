@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from autoreg_rag import pretrained
 from autoreg_rag.config import read_config
-from autoreg_rag.errors import ModelError
+from autoreg_rag.errors import ModelError, first_line
 from autoreg_rag.files import sha256
 from autoreg_rag.gguf_file import converted_folder, dequantised, source_hash
 
@@ -107,7 +107,7 @@ class Backbone:
             )
         except _LOADING_ERRORS as error:
             raise ModelError(
-                f"{folder} cannot be loaded as a causal LM: {_first_line(error)}"
+                f"{folder} cannot be loaded as a causal LM: {first_line(error)}"
             ) from error
         if not (tokenizer.is_fast and (folder / "tokenizer.json").is_file()):
             raise ModelError(f"{folder} has no fast tokenizer (tokenizer.json)")
@@ -130,7 +130,7 @@ class Backbone:
             adapted = PeftModel.from_pretrained(self.language_model, folder)
         except _LOADING_ERRORS as error:
             raise ModelError(
-                f"the adapter in {folder} cannot be used: {_first_line(error)}"
+                f"the adapter in {folder} cannot be used: {first_line(error)}"
             ) from error
         self.language_model = adapted.eval()
 
@@ -248,7 +248,7 @@ def find_folder(name: str) -> Path:
         raise ModelError(f"{name!r} is neither a folder, a GGUF file nor a hub id") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ModelError(
-            f"{name!r} is no local folder or GGUF file, and no hub served it: {_first_line(error)}"
+            f"{name!r} is no local folder or GGUF file, and no hub served it: {first_line(error)}"
         ) from error
 
 
@@ -268,7 +268,7 @@ def choose_device(device: str | None) -> torch.device:
         place = torch.device(device)
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelError(f"device {device!r} cannot be used here: {_first_line(error)}") from error
+        raise ModelError(f"device {device!r} cannot be used here: {first_line(error)}") from error
     return place
 
 
@@ -277,7 +277,7 @@ def choose_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
 
     bfloat16 on GPUs that have it and on CPUs with matrix units for it (AMX,
     AVX512-BF16); without such units it is emulated, many times slower than
-    float32 (measured: 11 against 65 GFLOP/s on one AVX2 machine).
+    float32.
 
     Raises
     ------
@@ -308,7 +308,3 @@ def _base_hash(folder: Path, weights: list[Path]) -> str:
     for file in [*weights, folder / "tokenizer.json"]:
         digest.update(f"{file.name}\0{sha256(file)}\n".encode())
     return digest.hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -33,3 +33,8 @@ class FingerprintError(StoreError):
 
 class EvaluationError(AutoRegError):
     """An evaluation set is missing or malformed."""
+
+
+def first_line(error: Exception) -> str:
+    """Return what a library's exception says, in one line, for the message of one of ours."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

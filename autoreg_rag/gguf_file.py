@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-from autoreg_rag.errors import ModelError
+from autoreg_rag.errors import ModelError, first_line
 from autoreg_rag.files import sha256, whole_folder, write_whole
 from autoreg_rag.pretrained import cache_folder, cache_lock
 
@@ -75,8 +75,9 @@ def _convert(path: Path, folder: Path) -> None:
             quantization_config=GgufConfig(dequantize=True),
         )
     except Exception as error:  # a damaged file fails in the reader in any way there is
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{path} cannot be read as a GGUF causal LM: {reason}") from error
+        raise ModelError(
+            f"{path} cannot be read as a GGUF causal LM: {first_line(error)}"
+        ) from error
     # transformers refuses to save a model that still counts as quantised, so
     # the weights move into a fresh one.
     config.quantization_config = None

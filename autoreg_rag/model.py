@@ -27,7 +27,7 @@ from autoreg_rag.backbone import Backbone, find_folder
 from autoreg_rag.config import AutoRegConfig, is_model_folder
 from autoreg_rag.decoder import Decoder
 from autoreg_rag.encoder import Encoder
-from autoreg_rag.errors import ModelError
+from autoreg_rag.errors import ModelError, first_line
 from autoreg_rag.files import whole_folder
 from autoreg_rag.model_card import write_model_card
 from autoreg_rag.neck import Neck
@@ -185,8 +185,9 @@ class AutoRegModel(nn.Module):
                 api.create_repo(repository, private=private, exist_ok=True)
                 return str(api.upload_folder(repo_id=repository, folder_path=temporary))
             except Exception as error:  # the client passes on its HTTP library's errors
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise ModelError(f"{repository} could not be uploaded: {reason}") from error
+                raise ModelError(
+                    f"{repository} could not be uploaded: {first_line(error)}"
+                ) from error
 
     def _write(self, folder: Path) -> None:
         self.config.save(folder)

@@ -15,6 +15,7 @@ from pathspec import GitIgnoreSpec
 
 from autoreg_rag.corpus.formats import format_of
 from autoreg_rag.errors import CorpusError, ReadError
+from autoreg_rag.files import sha256
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,6 @@ DEFAULT_EXCLUDES = (
     "Thumbs.db",
 )
 """Left out of every corpus, as patterns of a ``.gitignore``: hidden files and usual junk."""
-
-_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +72,12 @@ def file_digest(file: CorpusFile, settings: str) -> str:
     ReadError
         The file cannot be read.
     """
-    content = hashlib.sha256()
     try:
-        with file.path.open("rb") as stream:
-            while block := stream.read(_BLOCK_BYTES):
-                content.update(block)
+        content = bytes.fromhex(sha256(file.path))
     except OSError as error:
         raise ReadError(f"{file.source}: {error.strerror}") from error
     # Hashing the content first keeps its last bytes and the settings apart.
-    return hashlib.sha256(content.digest() + settings.encode()).hexdigest()
+    return hashlib.sha256(content + settings.encode()).hexdigest()
 
 
 def file_state(file: CorpusFile) -> tuple[int, ...]:
