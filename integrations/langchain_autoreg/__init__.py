@@ -1,0 +1,1 @@
+"""autoreg-rag for LangChain."""

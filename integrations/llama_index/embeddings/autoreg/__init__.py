@@ -1,0 +1,1 @@
+"""autoreg-rag's embedding for LlamaIndex."""

@@ -1,0 +1,1 @@
+"""autoreg-rag's reranker for LlamaIndex."""

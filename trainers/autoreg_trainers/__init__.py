@@ -1,0 +1,1 @@
+"""Trainers for AutoRegEmbed: Information Compression, then Conditional Distribution Alignment."""
