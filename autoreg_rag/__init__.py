@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llama_index.embeddings.autoreg import AutoRegEmbedding as AutoRegEmbedding
+
     from autoreg_rag.config import AutoRegConfig as AutoRegConfig
     from autoreg_rag.corpus.records import Chunk as Chunk
     from autoreg_rag.corpus.records import Hit as Hit
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "AutoRegConfig": "autoreg_rag.config",
+    "AutoRegEmbedding": "llama_index.embeddings.autoreg",
     "AutoRegError": "autoreg_rag.errors",
     "AutoRegModel": "autoreg_rag.model",
     "Chunk": "autoreg_rag.corpus.records",
@@ -28,6 +31,7 @@ _PLACES = {
     "Indexer": "autoreg_rag.index.indexer",
 }
 
+# Without what needs an extra, so that a star import works without extras.
 __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "AutoRegModel",
     "AutoRegConfig",
@@ -42,7 +46,14 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_PLACES[name]), name)
+    try:
+        return getattr(import_module(_PLACES[name]), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("llama_index"):
+            raise ImportError(
+                f"{name} needs LlamaIndex: pip install 'autoreg-rag[llama-index]'"
+            ) from error
+        raise
 
 
 def __dir__() -> list[str]:

@@ -144,6 +144,15 @@ class Backbone:
         self.language_model.save_pretrained(folder, save_embedding_layers=False)
         (folder / "README.md").unlink()  # the model has a card of its own
 
+    def save(self, folder: Path) -> None:
+        """Write weights, in bfloat16, and tokenizer into `folder`, as `load` reads them."""
+        state = {
+            name: value.detach().bfloat16()
+            for name, value in self.language_model.state_dict().items()
+        }
+        self.language_model.save_pretrained(folder, state_dict=state)
+        self.tokenizer.save_pretrained(folder)
+
     def adapter_parameters(self) -> list[tuple[str, Tensor]]:
         """Return name and value of each parameter that an adapter added, in a fixed order."""
         if not isinstance(self.language_model, PeftModel):

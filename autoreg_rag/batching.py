@@ -7,8 +7,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+SMALL_BATCH = 256
+"""Tokens below which a batch leaves matrix units idle."""
 
-def length_buckets(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+
+def length_buckets(
+    lengths: Sequence[int], token_budget: int, *, padding: float = 1.0
+) -> Iterator[list[int]]:
     """Group positions so that each batch, padded, stays within a budget of tokens.
 
     Sorting by length keeps padding to a few tokens a row; the longest batches
@@ -22,6 +27,9 @@ def length_buckets(lengths: Sequence[int], token_budget: int) -> Iterator[list[i
     token_budget
         The most tokens of a batch, padding included. A single sequence that is
         longer still gets a batch of its own.
+    padding
+        A sequence that would waste more than this share of its place begins a
+        new batch, unless the last one is still too small to use the device well.
 
     Yields
     ------
@@ -30,7 +38,10 @@ def length_buckets(lengths: Sequence[int], token_budget: int) -> Iterator[list[i
     """
     batch: list[int] = []
     for position in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > token_budget:
+        longest = lengths[batch[0]] if batch else 0
+        full = (len(batch) + 1) * longest > token_budget
+        wasteful = lengths[position] < (1 - padding) * longest
+        if batch and (full or (wasteful and len(batch) * longest >= SMALL_BATCH)):
             yield batch
             batch = []
         batch.append(position)

@@ -36,13 +36,39 @@ class Decoder:
         eos = self.backbone.tokenizer.eos_token_id
         return [[*ids, eos] for ids in self.truncation(self.backbone.tokenize(list(targets)))]
 
-    def log_probs(self, latents: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
-        """Return the sum of log D(t_i | e, t_<i) over each target's tokens, for one batch.
+    def states(self, prefix: Tensor, targets: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Return the states that predict the targets' tokens, of all rows on end, for one batch.
 
         Parameters
         ----------
-        latents
-            e, [n, k, d].
+        prefix
+            Input vectors that stand before the targets, [n, p, d].
+        targets
+            n rows of ids, as `ids` makes them.
+
+        Returns
+        -------
+        Tensor, Tensor
+            Last hidden states, [N, d] for N tokens in all, and the token that each
+            predicts, [N]; row by row.
+        """
+        ids, lengths = right_padded(targets, self.backbone.device)
+        inputs = torch.cat(
+            [prefix.to(self.backbone.dtype), self.backbone.embed(ids[:, :-1])], dim=1
+        )
+        hidden = self.backbone.body(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        # The state at the prefix's last position predicts the first token.
+        hidden = hidden[:, prefix.shape[1] - 1 :]
+        real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        return hidden[real], ids[real]
+
+    def log_probs(self, prefix: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
+        """Return the sum of log D(t_i | prefix, t_<i) over each target's tokens, for one batch.
+
+        Parameters
+        ----------
+        prefix
+            What the decoder reads, [n, p, d]: `Neck.bridge` of e, or `no_context`.
         targets
             n rows of ids, as `ids` makes them.
 
@@ -51,17 +77,18 @@ class Decoder:
         Tensor
             In nats, float32 [n].
         """
-        ids, lengths = right_padded(targets, self.backbone.device)
-        prefix = self.neck.bridge(latents).to(self.backbone.dtype)
-        inputs = torch.cat([prefix, self.backbone.embed(ids[:, :-1])], dim=1)
-        hidden = self.backbone.body(inputs_embeds=inputs, use_cache=False).last_hidden_state
-        # The state at position k - 1 + i predicts token i of the target.
-        hidden = hidden[:, self.neck.k - 1 :]
-        real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        hidden, tokens = self.states(prefix, targets)
         scores = token_log_probs(
-            hidden[real], self.backbone.head_weight, ids[real], softcap=self.backbone.softcap
+            hidden, self.backbone.head_weight, tokens, softcap=self.backbone.softcap
         )
-        return scores.new_zeros(len(targets)).index_add(0, real.nonzero()[:, 0], scores)
+        return row_sums(scores, targets)
+
+    def no_context(self, n: int) -> Tensor:
+        """Return the prefix that tells nothing, the token that begins a text, [n, 1, d]."""
+        tokenizer = self.backbone.tokenizer
+        start = tokenizer.bos_token_id
+        start = tokenizer.eos_token_id if start is None else start
+        return self.backbone.embed(torch.full((n, 1), start, device=self.backbone.device))
 
     @torch.inference_mode()
     def score(
@@ -73,7 +100,7 @@ class Decoder:
         lengths = [len(ids) + self.neck.k for ids in sequences]
         for positions in length_buckets(lengths, token_budget):
             batch = [sequences[i] for i in positions]
-            sums[positions] = self.log_probs(latents[positions], batch)
+            sums[positions] = self.log_probs(self.neck.bridge(latents[positions]), batch)
         return sums, torch.tensor([len(ids) for ids in sequences], device=sums.device)
 
     @torch.inference_mode()
@@ -93,3 +120,10 @@ class Decoder:
             )
             texts += tokenizer.batch_decode(ids, skip_special_tokens=True)
         return texts
+
+
+def row_sums(values: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
+    """Add up one value per token, [N], to one per row of `targets`, [n]."""
+    lengths = torch.tensor([len(ids) for ids in targets], device=values.device)
+    rows = torch.repeat_interleave(torch.arange(len(targets), device=values.device), lengths)
+    return values.new_zeros(len(targets)).index_add(0, rows, values)

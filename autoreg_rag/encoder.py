@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -37,13 +38,22 @@ class Encoder:
 
     def ids(self, texts: Sequence[str], instruction: str) -> list[list[int]]:
         """Return what stands before the compress tokens; only the text is ever cut."""
-        prefix, suffix = self.backbone.tokenize(
-            [self.config.prefix, self.config.suffix(instruction)]
-        )
-        if (bos := self.backbone.tokenizer.bos_token_id) is not None:
-            prefix = [bos, *prefix]
+        suffix = self.suffix_ids(instruction)
         sequences = self.truncation(self.backbone.tokenize(list(texts)))
-        return [prefix + ids + suffix for ids in sequences]
+        return [self.wrapped(ids, suffix) for ids in sequences]
+
+    def suffix_ids(self, instruction: str) -> list[int]:
+        """Return the ids of what stands between a text and the compress tokens."""
+        return self.backbone.tokenize([self.config.suffix(instruction)])[0]
+
+    def wrapped(self, text: Sequence[int], suffix: Sequence[int]) -> list[int]:
+        """Put a text's ids between the beginning, with ``<bos>``, and the suffix."""
+        return [*self._prefix, *text, *suffix]
+
+    @cached_property
+    def _prefix(self) -> list[int]:
+        bos = self.backbone.tokenizer.bos_token_id
+        return [bos] * (bos is not None) + self.backbone.tokenize([self.config.prefix])[0]
 
     def latents(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Return e for one batch; gradients flow where they are enabled.

@@ -12,6 +12,7 @@ from itertools import islice
 import bm25s
 import numpy as np
 import Stemmer
+from numpy.typing import NDArray
 
 BATCH = 1024
 K1 = 1.5
@@ -72,12 +73,23 @@ class BM25Index:
         """
         if k < 0:
             raise ValueError(f"k is {k}; it must not be negative")
-        if self._bm25 is None:
-            return [[] for _ in queries]
-        return [self._best(self._bm25, tokens, k) for tokens in _tokenize(queries, self.english)]
+        return [self._best(scores, k) for scores in self.scores(queries)]
 
-    def _best(self, bm25: bm25s.BM25, tokens: list[str], k: int) -> list[tuple[str, float]]:
-        scores = bm25.get_scores_from_ids(bm25.get_tokens_ids(tokens))
+    def scores(self, queries: Sequence[str]) -> Iterator[NDArray[np.float32]]:
+        """Yield for each query the scores of all documents, in the order of `ids`.
+
+        Returns
+        -------
+        iterator of ndarray
+            float32 [n]; 0 for a document that shares no word with the query.
+        """
+        for tokens in _tokenize(queries, self.english):
+            if self._bm25 is None:
+                yield np.zeros(len(self), np.float32)
+            else:
+                yield self._bm25.get_scores_from_ids(self._bm25.get_tokens_ids(tokens))
+
+    def _best(self, scores: NDArray[np.float32], k: int) -> list[tuple[str, float]]:
         found = np.flatnonzero(scores)
         if len(found) > k:
             # All that tie with the k-th stay in, for the ids to decide.

@@ -39,15 +39,18 @@ DEFAULT = "default"
 """The name of the model that is loaded when none is named."""
 
 ADAPTER_FOLDER = "adapter"
+ENCODER_FOLDER = "encoder"
 
 TOKEN_BUDGETS = {"cpu": 2048, "mps": 8192, "cuda": 65536}
 """Tokens of a batch by device. On a CPU the activations should stay in its cache."""
 
 
 class AutoRegModel(nn.Module):
-    """One causal LM in two roles: adapter on, the encoder; adapter off, the decoder.
+    """A causal LM in two roles: trained, the encoder; frozen, the decoder.
 
-    Build it with `from_pretrained`.
+    With an adapter one set of weights serves both: adapter on, the encoder;
+    adapter off, the decoder. A model whose weights are all trained keeps the
+    frozen ones beside them. Build it with `from_pretrained`.
 
     Parameters
     ----------
@@ -57,6 +60,8 @@ class AutoRegModel(nn.Module):
         The causal LM; with an adapter its ``language_model`` is a `PeftModel`.
     neck
         Compress tokens and bridge.
+    tuned
+        The encoder's own weights, where they are not `backbone`'s with an adapter.
     reference
         The name by which `from_pretrained` finds the model again.
     token_budget
@@ -74,6 +79,7 @@ class AutoRegModel(nn.Module):
         backbone: Backbone,
         neck: Neck,
         *,
+        tuned: Backbone | None = None,
         reference: str = DEFAULT,
         token_budget: int | None = None,
     ) -> None:
@@ -87,12 +93,14 @@ class AutoRegModel(nn.Module):
             raise ModelError(f"the token budget is {token_budget}; it must be 1 or more")
         self.config = config
         self.backbone = backbone
+        self.tuned = tuned
         self.language_model = backbone.language_model
+        self.tuned_model = tuned and tuned.language_model
         self.neck = neck.to(backbone.device)
         self.reference = reference
         self.token_budget = token_budget or TOKEN_BUDGETS.get(backbone.device.type, 8192)
         truncation = Truncation(config, backbone)
-        self.encoder = Encoder(config, backbone, neck, truncation)
+        self.encoder = Encoder(config, tuned or backbone, neck, truncation)
         self.decoder = Decoder(backbone, neck, truncation)
 
     @classmethod
@@ -129,12 +137,15 @@ class AutoRegModel(nn.Module):
         how = {"device": device, "dtype": dtype, "attention": attention}
         reference = DEFAULT if name is None else _absolute(str(name))
         folder = None if reference == DEFAULT else find_folder(reference)
+        tuned = None
         if folder is not None and is_model_folder(folder):
             config = dataclasses.replace(AutoRegConfig.load(folder), **settings)
             backbone = Backbone.load(config.base_model, **how)
             neck = Neck.load(folder, shape=(config.num_compress_tokens, backbone.hidden_size))
             if (folder / ADAPTER_FOLDER).is_dir():
                 backbone.attach(folder / ADAPTER_FOLDER)
+            if (folder / ENCODER_FOLDER).is_dir():
+                tuned = Backbone.load(str(folder / ENCODER_FOLDER), **how)
         else:
             backbone = Backbone.load(None if folder is None else reference, **how)
             config = AutoRegConfig(backbone.name, backbone.base_hash, **settings)
@@ -142,7 +153,9 @@ class AutoRegModel(nn.Module):
             logger.warning(
                 "%s: its compress tokens are untrained, so it retrieves, but weakly", backbone.name
             )
-        return cls(config, backbone, neck, reference=reference, token_budget=token_budget)
+        return cls(
+            config, backbone, neck, tuned=tuned, reference=reference, token_budget=token_budget
+        )
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model into a folder that does not exist yet, or is empty.
@@ -193,6 +206,8 @@ class AutoRegModel(nn.Module):
         self.config.save(folder)
         self.neck.save(folder)
         self.backbone.save_adapter(folder / ADAPTER_FOLDER)
+        if self.tuned is not None:
+            self.tuned.save(folder / ENCODER_FOLDER)
         write_model_card(folder, self.config, self.fingerprint())
 
     @property
@@ -209,8 +224,8 @@ class AutoRegModel(nn.Module):
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that change with anything that changes a vector.
 
-        They cover the base (weights, architecture, tokenizer), the adapter, the
-        compress tokens, and the settings that `AutoRegConfig.vector_settings`
+        They cover the base (weights, architecture, tokenizer), the adapter or the
+        encoder's own weights, the compress tokens, and the settings that `AutoRegConfig.vector_settings`
         names; not device, number format or batch size, which move a vector only
         by rounding.
         """
@@ -219,6 +234,11 @@ class AutoRegModel(nn.Module):
         for name, parameter in self.backbone.adapter_parameters():
             digest.update(name.encode())
             digest.update(_bytes(parameter))
+        if self.tuned is not None:
+            for name, parameter in self.tuned.language_model.named_parameters():
+                digest.update(name.encode())
+                # As `Backbone.save` rounds it, so that a saved model keeps its fingerprint.
+                digest.update(_bytes(parameter.bfloat16()))
         digest.update(_bytes(self.neck.compress_tokens))
         return digest.hexdigest()[:16]
 

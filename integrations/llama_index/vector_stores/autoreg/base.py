@@ -1,0 +1,254 @@
+"""An index of autoreg-rag as a vector store of LlamaIndex."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_validator
+from llama_index.core.schema import (
+    BaseNode,
+    NodeRelationship,
+    ObjectType,
+    RelatedNodeInfo,
+    TextNode,
+)
+from llama_index.core.vector_stores.types import (
+    BasePydanticVectorStore,
+    MetadataFilters,
+    VectorStoreQuery,
+    VectorStoreQueryMode,
+    VectorStoreQueryResult,
+)
+from llama_index.embeddings.autoreg import AutoRegEmbedding
+from llama_index.vector_stores.autoreg.filters import alternatives
+
+from autoreg_rag.corpus.records import Chunk, Hit
+from autoreg_rag.errors import StoreError
+from autoreg_rag.stores import Store, Vectors, open_store
+from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
+from autoreg_rag.stores.where import SOURCE, matches
+
+
+class AutoRegVectorStore(BasePydanticVectorStore):
+    """An index that ``python -m autoreg_rag.index`` made, of either kind, open for reading.
+
+    What a query finds are text nodes with the passage as text, its offsets, its
+    metadata and its file as source document; ``similarity`` is the cosine. Neither
+    an embedding nor an LLM reads the metadata. Files are added and removed by
+    indexing the corpus again, which a store that is open sees.
+
+    Parameters
+    ----------
+    place
+        The folder, or the URL of a Qdrant server; by default ``autoreg-index``.
+    api_key, collection
+        For a Qdrant server.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        An argument is unknown or wrong.
+    StoreError
+        There is no index, or it cannot be opened.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    stores_text: bool = Field(default=True, frozen=True)
+    place: str = Field(default=DEFAULT_PLACE, frozen=True)
+    collection: str = Field(default=COLLECTION, frozen=True)
+    api_key: str | None = Field(default=None, frozen=True, exclude=True, repr=False)
+
+    _store: Store = PrivateAttr()
+
+    @field_validator("place", mode="before")
+    @classmethod
+    def _as_text(cls, place: Any) -> Any:
+        return str(place) if isinstance(place, Path) else place
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Open the index."""
+        self._store = open_store(self.place, api_key=self.api_key, collection=self.collection)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name that dumps of the store carry."""
+        return "AutoRegVectorStore"
+
+    @classmethod
+    def from_index(
+        cls,
+        place: str | Path = DEFAULT_PLACE,
+        *,
+        api_key: str | None = None,
+        collection: str = COLLECTION,
+    ) -> AutoRegVectorStore:
+        """Open an index; the parameters are those of the class."""
+        return cls(place=str(place), api_key=api_key, collection=collection)
+
+    def embedding(self, **settings: Any) -> AutoRegEmbedding:
+        """Return the embedding that made the index's vectors.
+
+        Parameters
+        ----------
+        **settings
+            Of `AutoRegEmbedding`: ``device``, ``model_name`` if the model has moved,
+            an instruction if the index was made with another than the model's.
+
+        Returns
+        -------
+        AutoRegEmbedding
+            It raises a `FingerprintError` at its first use if its model is not the
+            one that the index was made with.
+        """
+        manifest = self._store.manifest
+        chosen = {"model_name": manifest.model, "fingerprint": manifest.fingerprint} | settings
+        return AutoRegEmbedding(**chosen)
+
+    @property
+    def client(self) -> Store:
+        """The store of autoreg-rag."""
+        return self._store
+
+    def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
+        """Find the passages of highest cosine, best first.
+
+        A query vector that is not of unit length, such as the mean of several, is
+        brought to it.
+
+        Raises
+        ------
+        ValueError
+            There is no query vector, or the index cannot search as is asked: only
+            in the mode ``default``, with filters of ``==`` and ``in``.
+        StoreError
+            The vector is of another dimension than the index, and so of another
+            model.
+        """
+        if query.mode != VectorStoreQueryMode.DEFAULT:
+            raise ValueError(f"the index cannot be queried in mode '{query.mode.value}'")
+        if query.node_ids:
+            raise ValueError("the index cannot search among node_ids: use doc_ids or filters")
+        vector = self._unit(query.query_embedding)
+        found: dict[str, Hit] = {}
+        for where in alternatives(query.filters, query.doc_ids or None):
+            (hits,) = self._store.search(vector, query.similarity_top_k, where)
+            found |= {hit.chunk.id: hit for hit in hits}
+        best = sorted(found.values(), key=lambda hit: (-hit.score, hit.chunk.id))
+        best = best[: query.similarity_top_k]
+        return VectorStoreQueryResult(
+            nodes=[_node(hit.chunk) for hit in best],
+            similarities=[hit.score for hit in best],
+            ids=[hit.chunk.id for hit in best],
+        )
+
+    async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
+        """Do what `query` does, in another thread."""
+        return await asyncio.to_thread(self.query, query, **kwargs)
+
+    def get_nodes(
+        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+    ) -> list[BaseNode]:
+        """Return the nodes of these ids that are there, or all, that meet the filters."""
+        wanted = alternatives(filters)
+        if node_ids is None:
+            chunks = self._store.chunks()
+        else:
+            present = self._store.present(node_ids)
+            chunks = iter(self._store.get([id_ for id_ in node_ids if id_ in present]))
+        return [_node(chunk) for chunk in chunks if any(matches(chunk, one) for one in wanted)]
+
+    async def aget_nodes(
+        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+    ) -> list[BaseNode]:
+        """Do what `get_nodes` does, in another thread."""
+        return await asyncio.to_thread(self.get_nodes, node_ids, filters)
+
+    def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
+        """Refuse: an index takes files, so that it can tell which have changed.
+
+        Raises
+        ------
+        StoreError
+            Always, unless there are no nodes.
+        """
+        if nodes:
+            raise self._read_only()
+        return []
+
+    def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
+        """Refuse: see `add`."""
+        raise self._read_only()
+
+    def delete_nodes(
+        self,
+        node_ids: list[str] | None = None,
+        filters: MetadataFilters | None = None,
+        **delete_kwargs: Any,
+    ) -> None:
+        """Refuse: see `add`."""
+        raise self._read_only()
+
+    def clear(self) -> None:
+        """Refuse: see `add`."""
+        raise self._read_only()
+
+    def close(self) -> None:
+        """Release the index; calling it again does nothing."""
+        self._store.close()
+
+    def __enter__(self) -> AutoRegVectorStore:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _unit(self, embedding: list[float] | None) -> Vectors:
+        if embedding is None:
+            raise ValueError("the query has no vector: query through a retriever with an embedding")
+        vector = np.asarray([embedding], dtype=np.float32)
+        manifest = self._store.manifest
+        if vector.shape[1] != manifest.dimension:
+            raise StoreError(
+                f"the query vector has {vector.shape[1]} numbers, those of the index have "
+                f"{manifest.dimension}: use the embedding of the index, which embedding() returns"
+            )
+        norm = np.linalg.norm(vector)
+        if not norm:
+            raise ValueError("the query vector is zero")
+        unit: Vectors = vector / norm
+        return unit
+
+    def _read_only(self) -> StoreError:
+        return StoreError(
+            f"{self.place} cannot be changed through LlamaIndex: change the files of its corpus "
+            "and run 'python -m autoreg_rag.index CORPUS' again, which adds, replaces and removes"
+        )
+
+
+def _node(chunk: Chunk) -> TextNode:
+    metadata = {**chunk.metadata, SOURCE: chunk.source}
+    return TextNode(
+        id_=chunk.id,
+        text=chunk.text,
+        start_char_idx=chunk.start,
+        end_char_idx=chunk.end,
+        metadata=metadata,
+        excluded_embed_metadata_keys=list(metadata),
+        excluded_llm_metadata_keys=list(metadata),
+        relationships={
+            NodeRelationship.SOURCE: RelatedNodeInfo(
+                node_id=chunk.source, node_type=ObjectType.DOCUMENT
+            )
+        },
+    )

@@ -1,0 +1,295 @@
+"""An index of ours as a vector store of LlamaIndex, of either kind."""
+
+import pickle
+
+import numpy as np
+import pytest
+from llama_index.core import Document, StorageContext, VectorStoreIndex
+from llama_index.core.schema import MetadataMode, TextNode
+from llama_index.core.vector_stores import (
+    FilterCondition,
+    FilterOperator,
+    MetadataFilter,
+    MetadataFilters,
+    VectorStoreQuery,
+)
+from llama_index.core.vector_stores.types import VectorStoreQueryMode
+from llama_index.embeddings.autoreg import AutoRegEmbedding
+from llama_index.vector_stores.autoreg import AutoRegVectorStore
+from llama_index.vector_stores.qdrant import QdrantVectorStore
+from pydantic import ValidationError
+from qdrant_client import QdrantClient
+
+from autoreg_rag import Index
+from autoreg_rag.errors import FingerprintError, StoreError
+from autoreg_rag.stores import open_store
+
+QUESTION = "What do whales live in?"
+
+
+@pytest.fixture
+def store(index_folder):
+    with AutoRegVectorStore.from_index(index_folder) as store:
+        yield store
+
+
+@pytest.fixture
+def chunks(store):
+    return list(store.client.chunks())
+
+
+@pytest.fixture
+def vector(embedding):
+    return embedding.get_query_embedding(QUESTION)
+
+
+def only(*filters, condition=FilterCondition.AND):
+    return MetadataFilters(filters=list(filters), condition=condition)
+
+
+def equals(key, value, operator=FilterOperator.EQ):
+    return MetadataFilter(key=key, value=value, operator=operator)
+
+
+class TestQuery:
+    def test_a_retriever_finds_what_our_own_search_finds(self, index_folder, embedding, model):
+        with Index.open(index_folder, model=model) as index:
+            (expected,) = index.search([QUESTION], 5)
+        with AutoRegVectorStore.from_index(index_folder) as store:
+            opened = VectorStoreIndex.from_vector_store(store, embed_model=embedding)
+            found = opened.as_retriever(similarity_top_k=5).retrieve(QUESTION)
+        assert [node.node_id for node in found] == [hit.chunk.id for hit in expected]
+        assert [node.score for node in found] == pytest.approx([hit.score for hit in expected])
+        assert {type(node.score) for node in found} == {float}
+
+    async def test_asynchronous_retrieval_finds_the_same(self, store, embedding):
+        opened = VectorStoreIndex.from_vector_store(store, embed_model=embedding)
+        retriever = opened.as_retriever(similarity_top_k=5)
+        found, expected = await retriever.aretrieve(QUESTION), retriever.retrieve(QUESTION)
+        assert [node.node for node in found] == [node.node for node in expected]
+        assert [node.score for node in found] == pytest.approx([n.score for n in expected])
+
+    def test_nodes_hold_text_offsets_metadata_and_their_document(self, store, chunks, vector):
+        result = store.query(VectorStoreQuery(vector, similarity_top_k=100))
+        nodes = {node.node_id: node for node in result.nodes}
+        assert list(nodes) == result.ids
+        assert set(nodes) == {chunk.id for chunk in chunks}
+        for chunk in chunks:
+            node = nodes[chunk.id]
+            assert (node.start_char_idx, node.end_char_idx) == (chunk.start, chunk.end)
+            assert node.metadata == {**chunk.metadata, "source": chunk.source}
+            assert node.ref_doc_id == chunk.source
+            for mode in (MetadataMode.EMBED, MetadataMode.LLM, MetadataMode.NONE):
+                assert node.get_content(mode) == chunk.text
+
+    def test_similarity_is_the_cosine_whatever_the_vectors_length(self, store, vector):
+        plain = store.query(VectorStoreQuery(vector, similarity_top_k=3))
+        longer = store.query(VectorStoreQuery([7 * x for x in vector], similarity_top_k=3))
+        assert longer.ids == plain.ids
+        assert longer.similarities == pytest.approx(plain.similarities)
+        texts = [node.text for node in plain.nodes]
+        vectors = np.array(store.embedding().get_text_embedding_batch(texts))
+        assert plain.similarities == pytest.approx(vectors @ vector, abs=1e-3)
+        assert plain.similarities == sorted(plain.similarities, reverse=True)
+
+    def test_our_nodes_are_those_that_the_qdrant_integration_builds(
+        self, index_folder, kind, store, vector
+    ):
+        if kind != "qdrant":
+            pytest.skip("the Qdrant integration opens only a Qdrant index")
+        query = VectorStoreQuery(vector, similarity_top_k=100)
+        ours = {node.node_id: node for node in store.query(query).nodes}
+        store.close()
+        client = QdrantClient(path=str(index_folder))
+        theirs = QdrantVectorStore("autoreg", client=client).query(query).nodes
+        client.close()
+        assert {node.node_id: node for node in theirs} == ours
+
+
+class TestFilters:
+    CASES = (
+        (only(equals("source", "corpus/bread.md")), lambda c: c.source == "corpus/bread.md"),
+        (only(equals("ref_doc_id", "corpus/bread.md")), lambda c: c.source == "corpus/bread.md"),
+        (only(equals("year", 1999)), lambda c: c.metadata.get("year") == 1999),
+        (only(equals("year", 1999.0)), lambda c: c.metadata.get("year") == 1999),
+        (only(equals("year", [1999, 2001], FilterOperator.IN)), lambda c: "year" in c.metadata),
+        (only(equals("year", [], FilterOperator.IN)), lambda c: False),
+        (
+            only(equals("topic", "garden"), equals("year", 2001)),
+            lambda c: c.metadata.get("year") == 2001,
+        ),
+        (only(equals("year", 1999), equals("year", 2001)), lambda c: False),
+        (
+            only(
+                equals("year", 1999),
+                equals("source", "corpus/bread.md"),
+                condition=FilterCondition.OR,
+            ),
+            lambda c: c.metadata.get("year") == 1999 or c.source == "corpus/bread.md",
+        ),
+        (
+            only(
+                equals("topic", "garden"),
+                only(
+                    equals("year", 1999),
+                    equals("source", "corpus/bread.md"),
+                    condition=FilterCondition.OR,
+                ),
+            ),
+            lambda c: c.metadata.get("year") == 1999,
+        ),
+        (only(), lambda c: True),
+    )
+
+    @pytest.mark.parametrize(("filters", "meets"), CASES)
+    def test_only_what_meets_them_is_found(self, store, chunks, vector, filters, meets):
+        result = store.query(VectorStoreQuery(vector, similarity_top_k=100, filters=filters))
+        expected = {chunk.id for chunk in chunks if meets(chunk)}
+        assert set(result.ids) == expected
+        assert {node.node_id for node in store.get_nodes(filters=filters)} == expected
+        assert result.similarities == sorted(result.similarities, reverse=True)
+
+    def test_the_best_of_either_filter_come_first(self, store, vector):
+        everything = store.query(VectorStoreQuery(vector, similarity_top_k=100))
+        sources = {node.ref_doc_id for node in everything.nodes}
+        either = only(*(equals("source", s) for s in sources), condition=FilterCondition.OR)
+        for k in (1, 3, 100):
+            query = VectorStoreQuery(vector, similarity_top_k=k, filters=either)
+            result = store.query(query)
+            assert result.ids == everything.ids[:k]
+
+    def test_doc_ids_leave_only_their_nodes(self, store, chunks, vector):
+        wanted = ["corpus/bread.md", "corpus/deep/code.txt"]
+        query = VectorStoreQuery(vector, similarity_top_k=100, doc_ids=wanted)
+        expected = {chunk.id for chunk in chunks if chunk.source in wanted}
+        assert set(store.query(query).ids) == expected
+        query.filters = only(equals("source", "corpus/sea.txt"))
+        assert store.query(query).ids == []
+
+    @pytest.mark.parametrize(
+        ("filters", "message"),
+        [
+            (only(equals("year", 2000, FilterOperator.GT)), "year > 2000"),
+            (only(equals("year", 2000, FilterOperator.NE)), "year != 2000"),
+            (only(equals("year", [2000])), r"year == \[2000\]"),
+            (only(equals("topic", "garden", FilterOperator.IN)), "topic in"),
+            (only(equals("topic", None, FilterOperator.IS_EMPTY)), "is_empty"),
+            (only(equals("year", 1), condition=FilterCondition.NOT), "'not'"),
+            (
+                only(*(equals("year", y) for y in range(99)), condition=FilterCondition.OR),
+                "99 alternatives",
+            ),
+        ],
+    )
+    def test_what_cannot_be_filtered_by_is_refused(self, store, vector, filters, message):
+        with pytest.raises(ValueError, match=message):
+            store.query(VectorStoreQuery(vector, filters=filters))
+
+
+class TestRefusals:
+    def test_an_index_that_is_missing(self, tmp_path):
+        with pytest.raises(StoreError, match="does not exist"):
+            AutoRegVectorStore.from_index(tmp_path / "none")
+        (tmp_path / "file").touch()
+        with pytest.raises(StoreError, match="something other"):
+            AutoRegVectorStore.from_index(tmp_path)
+
+    def test_unknown_arguments(self, index_folder):
+        with pytest.raises(ValidationError, match="dimension"):
+            AutoRegVectorStore(place=str(index_folder), dimension=3)
+
+    def test_queries_that_it_cannot_answer(self, store, vector):
+        with pytest.raises(ValueError, match="no vector"):
+            store.query(VectorStoreQuery(query_str=QUESTION))
+        with pytest.raises(ValueError, match="zero"):
+            store.query(VectorStoreQuery([0.0] * len(vector)))
+        with pytest.raises(ValueError, match="hybrid"):
+            store.query(VectorStoreQuery(vector, mode=VectorStoreQueryMode.HYBRID))
+        with pytest.raises(ValueError, match="node_ids"):
+            store.query(VectorStoreQuery(vector, node_ids=["1"]))
+        with pytest.raises(StoreError, match="1 or more"):
+            store.query(VectorStoreQuery(vector, similarity_top_k=0))
+
+    def test_a_vector_of_another_dimension(self, store, vector):
+        with pytest.raises(StoreError, match=r"31 numbers, those of the index have 32.*embedding"):
+            store.query(VectorStoreQuery(vector[:-1]))
+
+    def test_changes(self, store, chunks, embedding):
+        with pytest.raises(StoreError, match=r"python -m autoreg_rag\.index"):
+            VectorStoreIndex.from_documents(
+                [Document(text="new")],
+                embed_model=embedding,
+                storage_context=StorageContext.from_defaults(vector_store=store),
+            )
+        for change in (
+            lambda: store.add([TextNode(text="new")]),
+            lambda: store.delete("corpus/bread.md"),
+            lambda: store.delete_nodes([chunks[0].id]),
+            store.clear,
+        ):
+            with pytest.raises(StoreError, match="cannot be changed through LlamaIndex"):
+                change()
+        assert list(store.client.chunks()) == chunks
+
+
+class TestEmbedding:
+    def test_it_is_that_of_the_index(self, store, embedding, model):
+        own = store.embedding(dtype="float32", device="cpu")
+        assert own.fingerprint == model.fingerprint()
+        assert own.get_query_embedding(QUESTION) == embedding.get_query_embedding(QUESTION)
+
+    def test_a_model_that_is_not_the_indexs_is_refused(self, store, other_folder):
+        with pytest.raises(FingerprintError, match=str(other_folder)):
+            store.embedding(model_name=other_folder).get_query_embedding(QUESTION)
+        with pytest.raises(FingerprintError):
+            store.embedding(query_instruction="Other:").get_query_embedding(QUESTION)
+
+
+class TestNodes:
+    def test_nodes_are_got_by_id(self, store, chunks):
+        wanted = [chunks[2].id, chunks[0].id]
+        found = store.get_nodes([*wanted, "00000000-0000-0000-0000-000000000000"])
+        assert [node.node_id for node in found] == wanted
+        assert [node.text for node in found] == [chunks[2].text, chunks[0].text]
+
+    async def test_all_nodes_are_got(self, store, chunks):
+        assert {node.node_id for node in await store.aget_nodes()} == {c.id for c in chunks}
+
+    def test_a_store_is_opened_again_from_its_dictionary_or_pickle(self, index_folder, vector):
+        query = VectorStoreQuery(vector, similarity_top_k=3)
+        store = AutoRegVectorStore(place=str(index_folder), api_key="secret")
+        expected = store.query(query)
+        settings, dump = store.to_dict(), pickle.dumps(store)
+        assert "secret" not in f"{settings} {store!r}"
+        store.close()
+        for open_again in (
+            lambda: AutoRegVectorStore.from_dict(settings),
+            lambda: pickle.loads(dump),  # noqa: S301 - made here
+        ):
+            with open_again() as again:
+                assert again.query(query) == expected
+
+    def test_an_open_store_sees_what_is_indexed_meanwhile(
+        self, make_index, model, tmp_path, vector
+    ):
+        folder = make_index("faiss", model, tmp_path)
+        with AutoRegVectorStore.from_index(folder) as store:
+            with open_store(folder, writable=True) as writer:
+                writer.remove_file("corpus/sea.txt")
+            result = store.query(VectorStoreQuery(vector, similarity_top_k=100))
+            assert {node.ref_doc_id for node in result.nodes} == {
+                "corpus/bread.md",
+                "corpus/deep/code.txt",
+                "corpus/rows.jsonl",
+            }
+
+
+def test_the_default_model_answers_from_an_index_of_its_own(make_index, real_model, tmp_path):
+    folder = make_index("faiss", real_model, tmp_path)
+    with AutoRegVectorStore.from_index(folder) as store:
+        index = VectorStoreIndex.from_vector_store(store, embed_model=AutoRegEmbedding())
+        found = index.as_retriever(similarity_top_k=3).retrieve("What is bread baked from?")
+    vector = real_model.encode_queries(["What is bread baked from?"])[0]
+    vectors = real_model.encode_documents([node.text for node in found])
+    assert [node.score for node in found] == pytest.approx(vectors @ vector, abs=0.02)  # bfloat16
+    assert "corpus/bread.md" in {node.node.ref_doc_id for node in found}

@@ -1,0 +1,115 @@
+"""Which of a model's weights are trained: an adapter's, or all of the encoder's."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from autoreg_rag.backbone import Backbone
+from autoreg_rag.errors import ModelError
+from autoreg_rag.model import AutoRegModel
+
+logger = logging.getLogger(__name__)
+
+Tuning = Literal["lora", "full"]
+
+
+def trainable(
+    model: AutoRegModel,
+    tuning: Tuning,
+    *,
+    rank: int = 32,
+    alpha: int | None = None,
+    dropout: float = 0.0,
+    target_modules: str | list[str] = "all-linear",
+) -> AutoRegModel:
+    """Return the model with the weights that are to be trained unfrozen, in float32.
+
+    Parameters
+    ----------
+    model
+        An adapter that it has already is trained on; its settings stay.
+    tuning
+        ``lora``: an adapter on the one set of weights that serves both roles;
+        ``full``: a copy of the weights for the encoder, beside the frozen ones.
+    rank, alpha, dropout, target_modules
+        Of a new adapter, see `peft.LoraConfig`; alpha is twice the rank unless
+        it is given.
+
+    Raises
+    ------
+    ModelError
+        An adapter is asked for on a model whose weights were all trained, or
+        peft refuses the settings.
+    """
+    backbone = model.backbone
+    if tuning == "lora":
+        if model.tuned is not None:
+            raise ModelError(
+                f"all weights of {model.name} were trained; go on with tuning: full, "
+                "or start from a model with an adapter"
+            )
+        if not isinstance(backbone.language_model, PeftModel):
+            settings = LoraConfig(
+                r=rank,
+                lora_alpha=2 * rank if alpha is None else alpha,
+                lora_dropout=dropout,
+                target_modules=target_modules,
+            )
+            try:
+                backbone.language_model = get_peft_model(backbone.language_model, settings)
+            except ValueError as error:
+                raise ModelError(f"no adapter fits {backbone.name}: {error}") from error
+        for name, parameter in backbone.language_model.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+        tuned = None
+    else:
+        tuned = model.tuned or merged(backbone)
+        tuned.language_model.float().requires_grad_(True)
+        # The decoder's role is the base's; the encoder's head is never run.
+        head = tuned.language_model.get_output_embeddings().weight
+        if head is not tuned.language_model.get_input_embeddings().weight:
+            head.requires_grad_(False)
+        if isinstance(backbone.language_model, PeftModel):
+            backbone.language_model = backbone.language_model.unload()
+    model.neck.requires_grad_(True)
+    prepared = AutoRegModel(
+        model.config,
+        backbone,
+        model.neck,
+        tuned=tuned,
+        reference=model.reference,
+        token_budget=model.token_budget,
+    )
+    logger.info("%d parameters are trained", count(prepared))
+    return prepared
+
+
+def merged(backbone: Backbone) -> Backbone:
+    """Return a copy of a backbone with its adapter, if any, worked into the weights.
+
+    The sums are made in float32.
+    """
+    model = copy.deepcopy(backbone.language_model).float()
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload(safe_merge=True)
+    return Backbone(backbone.name, model.eval(), backbone.tokenizer, backbone.base_hash)
+
+
+def rounded(model: AutoRegModel) -> AutoRegModel:
+    """Return the model with its encoder's own weights, if any, as they will be saved."""
+    if model.tuned is not None:
+        with torch.no_grad():
+            for parameter in model.tuned.language_model.parameters():
+                parameter.copy_(parameter.bfloat16())
+        model.tuned.language_model.to(model.backbone.dtype)
+    return model
+
+
+def count(model: AutoRegModel) -> int:
+    """Return how many parameters are trained."""
+    return sum(value.numel() for value in model.parameters() if value.requires_grad)

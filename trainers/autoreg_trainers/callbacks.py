@@ -1,0 +1,68 @@
+"""What happens between steps: checkpoints by the clock, a clean stop, more figures."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from autoreg_trainers.objectives import Compression
+
+
+class Clock(TrainerCallback):
+    """Writes checkpoints every few minutes and stops after many.
+
+    Parameters
+    ----------
+    save_minutes
+        Between checkpoints; 0 for none by time.
+    max_minutes
+        Until a last checkpoint and the end; None for no such end.
+    """
+
+    def __init__(self, save_minutes: float, max_minutes: float | None) -> None:
+        self.save_seconds = 60 * save_minutes
+        self.max_seconds = None if max_minutes is None else 60 * max_minutes
+        self.started = self.saved = time.monotonic()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ask for a checkpoint, and for the end, when it is time."""
+        now = time.monotonic()
+        if self.max_seconds is not None and now - self.started >= self.max_seconds:
+            control.should_save = control.should_training_stop = True
+        elif self.save_seconds and now - self.saved >= self.save_seconds:
+            control.should_save = True
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count from here."""
+        self.saved = time.monotonic()
+
+
+class NoContext(TrainerCallback):
+    """Has the loss without any context measured on the steps that are logged, and on evaluation.
+
+    Parameters
+    ----------
+    objective
+        The compression that is trained.
+    """
+
+    def __init__(self, objective: Compression) -> None:
+        self.objective = objective
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measure on the step whose end is logged."""
+        self.objective.compare = (state.global_step + 1) % max(1, int(args.logging_steps)) == 0
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measure on evaluation, which follows a step."""
+        self.objective.compare = True

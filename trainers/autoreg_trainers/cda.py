@@ -1,0 +1,65 @@
+"""``python -m autoreg_trainers.cda``: train by Conditional Distribution Alignment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autoreg_rag.model import AutoRegModel
+from autoreg_trainers.arguments import run
+from autoreg_trainers.data import Source, load_triplets
+from autoreg_trainers.objectives import Alignment, AlignmentSettings
+from autoreg_trainers.references import with_references
+from autoreg_trainers.settings import AlignmentTrainingSettings
+from autoreg_trainers.training import Recipe, train
+
+DESCRIPTION = """
+Conditional Distribution Alignment, on a model that Information Compression has
+trained: the query's vectors should generate the positive as well as its own
+vectors do (S1), and gain more on it than on the negatives since the reference
+(S2). Reference scores are made first, unless --references holds them.
+"""
+
+
+def cda(settings: AlignmentTrainingSettings) -> dict[str, float]:
+    """Train and leave a model folder in ``settings.out``; return held-back figures."""
+    return train(settings, alignment_recipe(settings))
+
+
+def alignment_recipe(settings: AlignmentTrainingSettings) -> Recipe:
+    """Return how alignment is trained; its rows and scores serve `reference` too."""
+    sources = [Source.parse(source) for source in settings.sources]
+    folder = Path(settings.references or Path(settings.out) / "references")
+
+    def objective(model: AutoRegModel) -> Alignment:
+        return Alignment(
+            model,
+            settings.token_budget,
+            AlignmentSettings(
+                form=settings.form,
+                beta=settings.beta,
+                tau=settings.tau,
+                reduction=settings.reduction,
+                in_batch_negatives=settings.in_batch_negatives,
+                contrastive_weight=settings.contrastive_weight,
+                contrastive_tau=settings.contrastive_tau,
+            ),
+        )
+
+    return Recipe(
+        stage="cda",
+        rows=lambda model: load_triplets(
+            sources,
+            model.backbone,
+            model.config,
+            seed=settings.seed,
+            max_rows=settings.max_rows,
+            strict=settings.strict,
+            num_negatives=settings.negatives,
+        ),
+        objective=objective,
+        prepare=lambda objective, rows: with_references(objective, rows, folder),
+    )
+
+
+if __name__ == "__main__":
+    run(cda, AlignmentTrainingSettings, DESCRIPTION)

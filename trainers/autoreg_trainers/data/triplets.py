@@ -1,0 +1,102 @@
+"""Rows of query, positive and negatives: for CDA, for InfoNCE, for mining."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from datasets import Dataset, Features
+
+from autoreg_rag.backbone import Backbone
+from autoreg_rag.config import AutoRegConfig
+from autoreg_trainers.data.cache import tokenised
+from autoreg_trainers.data.errors import DataError
+from autoreg_trainers.data.mixing import mixed
+from autoreg_trainers.data.records import Record, Shape
+from autoreg_trainers.data.rows import RECORD, TEXT, TOKEN_LISTS, TOKENS, Cells
+from autoreg_trainers.data.source import Source, parsed
+
+
+class _Triplets:
+    features = Features(
+        {
+            "query": TOKENS,
+            "positive": TOKENS,
+            "negatives": TOKEN_LISTS,
+            "group": TEXT,
+            "source": TEXT,
+        }
+    )
+    needs = "has a query and a positive"
+
+    def __init__(self, num_negatives: int | None) -> None:
+        self._num_negatives = num_negatives
+
+    def settings(self) -> dict[str, Any]:
+        return {"triplets": self._num_negatives}
+
+    def rows(self, record: Record, source: str) -> list[Cells]:
+        if record.shape is not Shape.PAIR:
+            return []
+        return [
+            {
+                "query": record.first,
+                "positive": record.second,
+                "negatives": record.negatives[: self._num_negatives],
+                "group": record.group,
+                "source": source,
+            }
+        ]
+
+
+def load_triplets(
+    sources: Iterable[Source | str | Mapping[str, Any]],
+    backbone: Backbone,
+    config: AutoRegConfig,
+    *,
+    seed: int,
+    max_rows: int | None = None,
+    strict: bool = False,
+    num_negatives: int | None = None,
+) -> Dataset:
+    """Load triplets from several sources, mixed by their weights.
+
+    Parameters
+    ----------
+    sources
+        Where rows come from; what `Source.parse` takes will do.
+    backbone
+        Whose tokenizer is used.
+    config
+        How long a text may be.
+    seed
+        Of the draw and of the order; the same seed gives the same rows.
+    max_rows
+        The most rows. See `autoreg_trainers.data.mixing` for how weights share them.
+    strict
+        Whether a bad row is an error instead of a warning.
+    num_negatives
+        The most negatives of a row, the first ones; by default all that it has.
+
+    Returns
+    -------
+    datasets.Dataset
+        Columns ``query`` and ``positive`` (the ids of the bare text, without
+        special tokens, cut at ``config.max_length`` or what the window leaves),
+        ``negatives`` (a list of such, perhaps empty), ``group`` (the row's own,
+        else a digest of the query's text: rows of one group are no negatives of
+        each other) and ``source`` (the file's name without its endings). A row
+        with several positives gives a row for each.
+
+    Raises
+    ------
+    DataError
+        A source is missing, unreadable or of no use, or has a bad row and `strict` is set.
+    """
+    if num_negatives is not None and num_negatives < 0:
+        raise DataError(f"num_negatives is {num_negatives}; it must be 0 or more")
+    found = parsed(sources)
+    recipe = _Triplets(num_negatives)
+    tables = [tokenised(source, recipe, backbone, config, strict=strict) for source in found]
+    rows = [table.remove_columns(RECORD) for table in tables]
+    return mixed(rows, found, seed=seed, max_rows=max_rows)

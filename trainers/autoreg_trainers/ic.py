@@ -1,0 +1,45 @@
+"""``python -m autoreg_trainers.ic``: train by Information Compression."""
+
+from __future__ import annotations
+
+from autoreg_trainers.arguments import run
+from autoreg_trainers.callbacks import NoContext
+from autoreg_trainers.data import Source, load_compression
+from autoreg_trainers.objectives import Compression
+from autoreg_trainers.settings import CompressionSettings
+from autoreg_trainers.training import Recipe, train
+
+DESCRIPTION = """
+Information Compression: the encoder learns to put a text into k vectors from
+which the frozen decoder generates the target. The loss is logged in nats per
+token beside what the decoder reaches with no context; only below that do the
+vectors carry anything.
+"""
+
+
+def ic(settings: CompressionSettings) -> dict[str, float]:
+    """Train and leave a model folder in ``settings.out``; return held-back figures."""
+    sources = [Source.parse(source) for source in settings.sources]
+    return train(
+        settings,
+        Recipe(
+            stage="ic",
+            rows=lambda model: load_compression(
+                sources,
+                model.backbone,
+                model.config,
+                tasks=settings.tasks,
+                seed=settings.seed,
+                max_rows=settings.max_rows,
+                strict=settings.strict,
+            ),
+            objective=lambda model: Compression(
+                model, settings.token_budget, distillation=settings.distillation
+            ),
+            callbacks=lambda objective: [NoContext(objective)],
+        ),
+    )
+
+
+if __name__ == "__main__":
+    run(ic, CompressionSettings, DESCRIPTION)

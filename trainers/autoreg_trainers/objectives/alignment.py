@@ -1,0 +1,236 @@
+"""Conditional Distribution Alignment: query and document must generate the same text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from autoreg_rag.decoder import row_sums
+from autoreg_rag.model import AutoRegModel
+from autoreg_trainers.divergence import token_divergence
+from autoreg_trainers.losses import (
+    AlignmentForm,
+    alignment_score,
+    cda_loss,
+    info_nce,
+    saturated,
+    separation_score,
+)
+from autoreg_trainers.objectives.contrastive import allowed, document_keys
+from autoreg_trainers.objectives.objective import Objective, Outcome, Row, summed
+
+
+@dataclass(frozen=True)
+class AlignmentSettings:
+    """What the paper leaves open, or varies.
+
+    Attributes
+    ----------
+    form
+        S1's form, see `losses.alignment_score`.
+    beta, tau
+        Steepness and temperature.
+    reduction
+        Likelihoods summed over a target's tokens, as printed, or their ``mean``.
+        Sums of passages of 100 tokens saturate the sigmoids at the paper's beta.
+    in_batch_negatives
+        How many positives of other rows, those nearest to the query, count as
+        negatives too: 0 to batch size - 1.
+    contrastive_weight, contrastive_tau
+        Weight and temperature of InfoNCE on the pooled vectors with in-batch
+        negatives, added to the loss; 0 is the pure method.
+    """
+
+    form: AlignmentForm = "log_ratio"
+    beta: float = 0.1
+    tau: float = 0.1
+    reduction: Literal["sum", "mean"] = "sum"
+    in_batch_negatives: int = 0
+    contrastive_weight: float = 0.0
+    contrastive_tau: float = 0.05
+
+
+class Alignment(Objective):
+    """L_CDA of Deng et al. 2025 on rows of query, positive and negatives.
+
+    Rows hold token ids ``query``, ``positive`` and ``negatives``, and what the
+    reference gave: ``reference_positive`` and ``reference_negatives``, summed
+    log-likelihoods; with in-batch negatives also ``reference_prefix``, what the
+    reference's decoder read for the query, [k, d]. The unit is a row.
+
+    Parameters
+    ----------
+    model, token_budget
+        See `Objective`.
+    settings
+        The loss.
+    """
+
+    def __init__(
+        self, model: AutoRegModel, token_budget: int, settings: AlignmentSettings
+    ) -> None:
+        super().__init__(model, token_budget)
+        self.settings = settings
+        self.separable = not (settings.in_batch_negatives or settings.contrastive_weight)
+
+    def units(self, row: Row) -> int:
+        """Return 1."""
+        return 1
+
+    def encoder_tokens(self, row: Row) -> int:
+        """Return how many tokens of the row the encoder reads: query and positive."""
+        around = len(self.query_suffix) + len(self.document_suffix) + 2 * self.model.neck.k + 2
+        return len(row["query"]) + len(row["positive"]) + around
+
+    def forward(self, rows: Sequence[Row]) -> Outcome:
+        """Return L_CDA, summed over the rows."""
+        n = len(rows)
+        settings = self.settings
+        latents = self.encode(
+            self.queries([row["query"] for row in rows])
+            + self.documents([row["positive"] for row in rows])
+        )
+        vectors = self.pooled(latents)
+        queries, documents = vectors[:n], vectors[n:]
+        positives = self.targets([row["positive"] for row in rows])
+        negatives = self.targets([ids for row in rows for ids in row["negatives"]])
+        owners = [i for i, row in enumerate(rows) for _ in row["negatives"]]
+        references = [score for row in rows for score in row["reference_negatives"]]
+        if settings.in_batch_negatives:
+            others = self._in_batch(rows, queries.detach() @ documents.detach().T, positives)
+            owners, negatives = owners + others[0], negatives + others[1]
+            references += others[2]
+
+        # One decoder batch: d+ and each d- behind e_q, and d+ behind its own vectors.
+        owner = torch.tensor(owners, dtype=torch.long, device=latents.device)
+        behind_query = torch.cat([torch.arange(n, device=latents.device), owner])
+        targets = positives + negatives
+        if settings.form in ("kl", "js"):
+            scores = self.log_likelihoods(latents[behind_query], targets)
+            distance = self._divergence(latents[:n], latents[n:], positives)
+        else:
+            own = torch.arange(n, 2 * n, device=latents.device)
+            behind = torch.cat([behind_query, own])
+            scores = self.log_likelihoods(latents[behind], targets + positives)
+            scores, upper = scores[: len(targets)], self._reduced(scores[len(targets) :], positives)
+            distance = (self._reduced(scores[:n], positives) - upper).abs()
+
+        reference = scores.new_tensor([row["reference_positive"] for row in rows])
+        gain = self._reduced(scores[:n] - reference, positives)
+        negative_gain = self._reduced(scores[n:] - scores.new_tensor(references), negatives)
+        first = alignment_score(distance, settings.beta, settings.form)
+        argument = settings.beta * (gain[owner] - negative_gain)
+        second = separation_score(gain[owner], negative_gain, settings.beta)
+        loss = cda_loss(first, _by_row(second, owner, n), settings.tau).sum()
+
+        margin = self._reduced(scores[:n], positives)[owner] - self._reduced(scores[n:], negatives)
+        sums = {
+            "s1": summed(first),
+            "s2": summed(second),
+            "margin": summed(margin),
+            "reward_margin": summed(gain[owner] - negative_gain),
+            "preferred": summed((margin > 0).float()),
+            "s1_saturated": summed(saturated(settings.beta * distance).float()),
+            "s2_saturated": summed(saturated(argument).float()),
+            "distance": summed(distance),
+        }
+        if settings.contrastive_weight:
+            own = torch.arange(n, device=queries.device)
+            mask = _others(rows).to(queries.device)
+            mask[own, own] = True
+            similarities = (queries @ documents.T).masked_fill(~mask, -torch.inf)
+            contrast = info_nce(similarities, own, settings.contrastive_tau)
+            sums["info_nce"] = summed(contrast)
+            loss = loss + settings.contrastive_weight * contrast.sum()
+        return Outcome(loss, n, sums, (queries.detach(), documents.detach()))
+
+    @torch.no_grad()
+    def reference(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """Return the model's own scores of some rows, on the CPU, as reference for later.
+
+        ``positive``, [n], and ``negatives``, flat, with their ``counts``, [n]: summed
+        log-likelihoods given the query's vectors, float32, in nats. With in-batch
+        negatives also ``prefix``, what the decoder read, float16 [n, k d].
+        """
+        latents = self.encode(self.queries([row["query"] for row in rows]))
+        negatives = self.targets([ids for row in rows for ids in row["negatives"]])
+        owners = [i for i, row in enumerate(rows) for _ in row["negatives"]]
+        targets = self.targets([row["positive"] for row in rows]) + negatives
+        scores = self.log_likelihoods(latents[[*range(len(rows)), *owners]], targets).cpu()
+        result = {
+            "positive": scores[: len(rows)].clone(),
+            "negatives": scores[len(rows) :].clone(),
+            "counts": torch.tensor([len(row["negatives"]) for row in rows]),
+        }
+        if self.settings.in_batch_negatives:
+            result["prefix"] = self.model.neck.bridge(latents).flatten(1).half().cpu()
+        return result
+
+    def _reduced(self, values: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
+        if self.settings.reduction == "sum":
+            return values
+        return values / values.new_tensor([len(ids) for ids in targets])
+
+    def _divergence(
+        self, queries: Tensor, documents: Tensor, targets: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Return the divergence of D(. | e_q) from D(. | e_d) along each target, [n]."""
+        kind: Literal["kl", "js"] = "kl" if self.settings.form == "kl" else "js"
+        base, decoder, bridge = self.model.backbone, self.model.decoder, self.model.neck.bridge
+
+        def divergence(rows: Sequence[int], query: Tensor, document: Tensor) -> Tensor:
+            batch = [targets[i] for i in rows]
+            hidden, _ = decoder.states(torch.cat([document, query]), [*batch, *batch])
+            p, q = hidden.chunk(2)
+            return row_sums(
+                token_divergence(kind, p, q, base.head_weight, softcap=base.softcap), batch
+            )
+
+        sums = self.decode(divergence, targets, bridge(queries), bridge(documents), copies=2)
+        return self._reduced(sums, targets)
+
+    @torch.no_grad()
+    def _in_batch(
+        self, rows: Sequence[Row], similarities: Tensor, positives: list[list[int]]
+    ) -> tuple[list[int], list[list[int]], list[float]]:
+        """Choose the nearest positives of other rows: owners, targets, reference scores."""
+        mask = _others(rows).to(similarities.device)
+        similarities = similarities.masked_fill(~mask, -torch.inf)
+        count = min(self.settings.in_batch_negatives, len(rows) - 1)
+        best = similarities.topk(count, dim=1)
+        owners, others = [], []
+        for i, (values, columns) in enumerate(
+            zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ):
+            kept = [j for value, j in zip(values, columns, strict=True) if value > -torch.inf]
+            owners += [i] * len(kept)
+            others += kept
+        if not others:
+            return [], [], []
+        targets = [positives[j] for j in others]
+        prefix = torch.tensor([rows[i]["reference_prefix"] for i in owners], dtype=torch.float32)
+        prefix = prefix.unflatten(1, (self.model.neck.k, -1)).to(similarities.device)
+        scores = self._scored(prefix, targets)
+        return owners, targets, scores.tolist()
+
+
+def _others(rows: Sequence[Row]) -> Tensor:
+    """Tell which rows' positives may be negatives of which rows, [n, n]."""
+    keys = document_keys(rows)[: len(rows)]
+    return torch.from_numpy(allowed(keys, keys))
+
+
+def _by_row(values: Tensor, owners: Tensor, n: int) -> Tensor:
+    """Spread values of flat pairs over their rows, [n, m], with -inf where a row has fewer."""
+    counts = torch.bincount(owners, minlength=n)
+    columns = torch.zeros_like(owners)
+    seen: dict[int, int] = {}
+    for position, owner in enumerate(owners.tolist()):
+        columns[position] = seen.setdefault(owner, 0)
+        seen[owner] += 1
+    table = values.new_full((n, int(counts.max()) if n else 0), -torch.inf)
+    return table.index_put((owners, columns), values)

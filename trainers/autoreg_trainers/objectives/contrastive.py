@@ -1,0 +1,110 @@
+"""InfoNCE on the pooled vectors: the baseline of the paper's tables."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.nn.functional import all_gather
+
+from autoreg_rag.model import AutoRegModel
+from autoreg_trainers.losses import info_nce
+from autoreg_trainers.objectives.objective import Objective, Outcome, Row, summed
+
+
+class Contrastive(Objective):
+    """InfoNCE with in-batch and hard negatives, of queries under I_next to texts under I_self.
+
+    Rows hold token ids ``query``, ``positive`` and ``negatives``, and ``group``.
+    All processes' documents are candidates. Those of the query's own group, and
+    copies of its positive, are left out. The unit is a row.
+
+    Parameters
+    ----------
+    model, token_budget
+        See `Objective`.
+    tau
+        Temperature of the cosines.
+    """
+
+    separable = False
+
+    def __init__(self, model: AutoRegModel, token_budget: int, *, tau: float = 0.05) -> None:
+        super().__init__(model, token_budget)
+        self.tau = tau
+
+    def units(self, row: Row) -> int:
+        """Return 1."""
+        return 1
+
+    def encoder_tokens(self, row: Row) -> int:
+        """Return how many tokens of the row the encoder reads."""
+        texts = [row["query"], row["positive"], *row["negatives"]]
+        around = len(self.document_suffix) + self.model.neck.k + 1
+        return sum(len(ids) + around for ids in texts)
+
+    def forward(self, rows: Sequence[Row]) -> Outcome:
+        """Return InfoNCE, summed over the rows."""
+        n = len(rows)
+        documents = [row["positive"] for row in rows]
+        documents += [ids for row in rows for ids in row["negatives"]]
+        vectors = self.pooled(
+            self.encode(
+                self.queries([row["query"] for row in rows]) + self.documents(documents)
+            )
+        )
+        queries, own = vectors[:n], vectors[n:]
+        keys = document_keys(rows)
+        candidates, all_keys, first = _gathered(own, keys)
+        mask = torch.from_numpy(allowed(keys[:n], all_keys)).to(own.device)
+        positives = torch.arange(first, first + n, device=own.device)
+        mask[torch.arange(n, device=own.device), positives] = True
+        similarities = (queries @ candidates.T).masked_fill(~mask, -torch.inf)
+        loss = info_nce(similarities, positives, self.tau)
+        sums = {
+            "info_nce": summed(loss),
+            "ranked_first": summed((similarities.argmax(dim=1) == positives).float()),
+        }
+        return Outcome(loss.sum(), n, sums, (queries.detach(), own[:n].detach()))
+
+
+def document_keys(rows: Sequence[Row]) -> np.ndarray:
+    """Return group and text of each row's positive, then of all negatives, as hashes, [c, 2].
+
+    A negative belongs to its row's query, not to its group: it has a group of its own.
+    """
+    positives = [
+        (_hash("g" + row["group"]) if row["group"] else _hash(f"p{row['positive']}"),
+         _hash(f"t{row['positive']}"))
+        for row in rows
+    ]  # fmt: skip
+    negatives = [(_hash(f"n{ids}"), _hash(f"t{ids}")) for row in rows for ids in row["negatives"]]
+    return np.array(positives + negatives, dtype=np.int64).reshape(-1, 2)
+
+
+def allowed(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """Tell which candidates may be a query's negatives: of another group and text, [n, c]."""
+    same: np.ndarray = (queries[:, None] == candidates[None]).any(axis=2)
+    return ~same
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
+
+
+def _gathered(vectors: Tensor, keys: np.ndarray) -> tuple[Tensor, np.ndarray, int]:
+    """Return all processes' vectors and keys, and where this process's begin."""
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return vectors, keys, 0
+    everyone: list[np.ndarray] = [keys] * dist.get_world_size()
+    dist.all_gather_object(everyone, keys)
+    sizes = [len(part) for part in everyone]
+    room = max(sizes) - len(vectors)
+    padded = torch.nn.functional.pad(vectors, (0, 0, 0, room))
+    parts = all_gather(padded)
+    kept = [part[:size] for part, size in zip(parts, sizes, strict=True)]
+    return torch.cat(kept), np.concatenate(everyone), sum(sizes[: dist.get_rank()])

@@ -1,0 +1,37 @@
+"""``python -m autoreg_trainers.reference``: the reference scores that alignment needs."""
+
+from __future__ import annotations
+
+import typer
+from accelerate import PartialState
+
+from autoreg_rag.errors import ModelError
+from autoreg_trainers.acceleration import compile_layers
+from autoreg_trainers.arguments import run
+from autoreg_trainers.cda import alignment_recipe
+from autoreg_trainers.settings import AlignmentTrainingSettings
+from autoreg_trainers.training import load_model
+
+DESCRIPTION = """
+Reference scores for Conditional Distribution Alignment: how likely the model
+makes each positive and negative given the query's vectors, before anything is
+aligned. Takes the settings of the run that will use them. Goes on where it was
+cut off.
+"""
+
+
+def reference(settings: AlignmentTrainingSettings) -> None:
+    """Write the scores into ``settings.references``, or ``out/references``."""
+    if not settings.sources:
+        raise ModelError("no training data is named; give --sources")
+    PartialState(cpu=settings.device == "cpu")
+    recipe = alignment_recipe(settings)
+    model = load_model(settings, recipe.stage)
+    rows = recipe.rows(model)
+    compile_layers(model, settings.compile)
+    rows = recipe.prepare(recipe.objective(model), rows)
+    typer.echo(f"{len(rows)} rows scored")
+
+
+if __name__ == "__main__":
+    run(reference, AlignmentTrainingSettings, DESCRIPTION)

@@ -1,0 +1,282 @@
+"""The training loop: transformers' own, with steps worked off in micro-batches."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers import Trainer, TrainingArguments
+
+from autoreg_rag.files import write_whole
+from autoreg_trainers import health
+from autoreg_trainers.objectives import Objective, Outcome
+from autoreg_trainers.objectives.objective import Row
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_FILE = "trainable.safetensors"
+COMPLETE_FILE = "complete"
+"""Written last: a checkpoint without it was cut off."""
+
+MIN_TOKEN_BUDGET = 64
+
+
+class AutoRegTrainer(Trainer):
+    """Minimises an `Objective` over batches of rows.
+
+    A batch is worked off in parts that fit a budget of tokens; gradients are
+    those of the whole batch. When memory runs out the budget is halved and the
+    batch starts over. Processes exchange gradients once per batch.
+
+    Parameters
+    ----------
+    objective
+        What is minimised; it holds the model.
+    args
+        Of transformers. The batch size per device counts rows of one optimizer
+        step; gradient accumulation is not needed.
+    neck_learning_rate
+        Of compress tokens and bridge, which start far from where they end.
+    **kwargs
+        Datasets and callbacks, see `transformers.Trainer`.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        args: TrainingArguments,
+        *,
+        neck_learning_rate: float,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(objective, args, data_collator=_as_rows, **kwargs)
+        self.objective = objective
+        self.neck_learning_rate = neck_learning_rate
+        self.token_budget = objective.token_budget
+        self._figures: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        self._vectors: list[tuple[Tensor, Tensor]] = []
+        objective.one_pass = self._sharded
+
+    @property
+    def _sharded(self) -> bool:
+        """Whether processes hold parts of the weights, so all must make the same passes."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Build the optimizer: two learning rates, and no weight decay on vectors and the neck."""
+        if self.optimizer is None:
+            groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+            for name, parameter in (model or self.model).named_parameters():
+                if parameter.requires_grad:
+                    neck = ".neck." in name
+                    decay = 0.0 if neck or parameter.dim() < 2 else self.args.weight_decay
+                    rate = self.neck_learning_rate if neck else self.args.learning_rate
+                    groups[rate, decay].append(parameter)
+            kind, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
+            self.optimizer = kind(
+                [
+                    {"params": parameters, "lr": rate, "weight_decay": decay}
+                    for (rate, decay), parameters in groups.items()
+                ],
+                **kwargs,
+            )
+        return self.optimizer
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Add a batch's gradients; return its mean loss per unit, this process's share."""
+        model.train()
+        rows: list[Row] = inputs["rows"]
+        while True:
+            try:
+                return self._batch(model, rows)
+            except (RuntimeError, MemoryError) as error:
+                self._make_room(error)
+            model.zero_grad()
+            clear_device_cache(garbage_collection=True)
+
+    def _make_room(self, error: Exception) -> None:
+        """Halve the budget after running out of memory; raise what is another error."""
+        memory = isinstance(error, MemoryError) or should_reduce_batch_size(error)
+        if not memory or self._sharded or self.token_budget <= MIN_TOKEN_BUDGET:
+            raise error
+        self.token_budget = self.objective.token_budget = self.token_budget // 2
+        logger.warning(
+            "out of memory at step %d: going on with micro-batches of %d tokens",
+            self.state.global_step,
+            self.token_budget,
+        )
+
+    def _batch(self, model: nn.Module, rows: list[Row]) -> Tensor:
+        # Gradients are exchanged here, once, so that processes may make different
+        # numbers of passes; sharded weights have their own way.
+        module = model.module if isinstance(model, DistributedDataParallel) else model
+        units = self._over_processes([float(sum(map(self.objective.units, rows)))])[0]
+        scale = dist.get_world_size() / units if _distributed() else 1 / units
+        loss = torch.zeros((), device=self.args.device)
+        outcomes = []
+        parts = list(self._parts(rows))
+        for last, part in ((i == len(parts) - 1, part) for i, part in enumerate(parts)):
+            with self._synchronised(model, last):
+                outcome: Outcome = module(part)
+                share = outcome.loss * scale
+                self.accelerator.backward(share)
+            loss += share.detach()
+            outcomes.append(outcome)
+        if isinstance(model, DistributedDataParallel):
+            self._average_gradients(module)
+        self._vectors = []
+        for outcome in outcomes:
+            self._record(outcome)
+        return loss
+
+    def _synchronised(self, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
+        """Let sharded weights exchange gradients after the last part only."""
+        if self._sharded and not last:
+            context: AbstractContextManager[Any] = self.accelerator.no_sync(model)
+            return context
+        return nullcontext()
+
+    def _parts(self, rows: list[Row]) -> Iterator[list[Row]]:
+        parts = list(self.objective.parts(rows, self.token_budget))
+        if not self._sharded or not self.objective.separable:
+            yield from parts
+            return
+        # The same number in every process; there are never more parts than rows.
+        count = torch.tensor(len(parts), device=self.args.device)
+        dist.all_reduce(count, dist.ReduceOp.MAX)
+        for positions in np.array_split(np.arange(len(rows)), int(count)):
+            yield [rows[i] for i in positions]
+
+    def _average_gradients(self, module: nn.Module) -> None:
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= dist.get_world_size()
+
+    def _over_processes(self, numbers: Sequence[float]) -> list[float]:
+        """Return each number's sum over all processes."""
+        total = torch.tensor(numbers, dtype=torch.float64, device=_exact(self.args.device))
+        if _distributed():
+            dist.all_reduce(total)
+        return [float(number) for number in total.tolist()]
+
+    def _record(self, outcome: Outcome) -> None:
+        for name, (total, count) in outcome.sums.items():
+            figure = self._figures[name]
+            figure[0] += total
+            figure[1] += count
+        if outcome.vectors is not None:
+            self._vectors.append(outcome.vectors)
+
+    def _drained(self) -> dict[str, float]:
+        """Return the means of all figures since the last call, and the vectors' health."""
+        names = sorted(self._figures)
+        totals = self._over_processes([x for name in names for x in self._figures[name]])
+        self._figures.clear()
+        means = {
+            name: totals[2 * i] / totals[2 * i + 1]
+            for i, name in enumerate(names)
+            if totals[2 * i + 1]
+        }
+        if self._vectors:
+            queries, documents = map(torch.cat, zip(*self._vectors, strict=True))
+            means["alignment"] = float(health.alignment(queries, documents))
+            means["uniformity"] = float(health.uniformity(documents))
+            means["effective_rank"] = float(health.effective_rank(documents))
+        return means
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the objective's figures beside the loss."""
+        if "loss" in logs:
+            logs |= self._drained()
+            logs["token_budget"] = self.token_budget
+        super().log(logs, start_time)
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Return the objective's figures on held-back rows."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        kept, self._figures = self._figures, defaultdict(lambda: [0.0, 0.0])
+        self._vectors = []
+        self.objective.eval()
+        world, rank = self.args.world_size, self.args.process_index
+        size = self.args.per_device_eval_batch_size
+        loss = units = 0.0
+        with torch.no_grad():
+            for start in range(rank * size, len(dataset), world * size):
+                rows = [dataset[i] for i in range(start, min(start + size, len(dataset)))]
+                outcome: Outcome = self.objective(rows)
+                self._record(outcome)
+                loss += float(outcome.loss)
+                units += outcome.units
+        loss, units = self._over_processes([loss, units])
+        means = {"loss": loss / units, **self._drained()}
+        self._figures, self._vectors = kept, []
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
+        super().log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        # The frozen base is not copied into each checkpoint.
+        values = state_dict or dict(self.objective.named_parameters())
+        names = [name for name, value in self.objective.named_parameters() if value.requires_grad]
+        state = {name: values[name].detach().cpu().contiguous() for name in names}
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / WEIGHTS_FILE, save(state))
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        state = load_file(Path(resume_from_checkpoint) / WEIGHTS_FILE)
+        parameters = dict(self.objective.named_parameters())
+        with torch.no_grad():
+            for name, value in state.items():
+                parameters[name].copy_(value)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            write_whole(folder / COMPLETE_FILE, b"")
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint in `folder` that was written to its end."""
+    complete = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE_FILE}")]
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _as_rows(rows: list[Row]) -> dict[str, list[Row]]:
+    return {"rows": rows}
+
+
+def _distributed() -> bool:
+    return dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _exact(device: torch.device) -> torch.device:
+    """Return where float64 can be had: Apple's GPUs have none."""
+    return torch.device("cpu") if device.type == "mps" else device

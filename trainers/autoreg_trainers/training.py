@@ -1,0 +1,247 @@
+"""The way of every training run: model, rows, objective, loop, model folder."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate import PartialState
+from transformers import TrainerCallback, TrainingArguments, set_seed
+
+from autoreg_rag.backbone import choose_device
+from autoreg_rag.config import Stage
+from autoreg_rag.errors import ModelError
+from autoreg_rag.model import AutoRegModel
+from autoreg_trainers.acceleration import compile_layers, training_attention
+from autoreg_trainers.adaptation import rounded, trainable
+from autoreg_trainers.arguments import save_effective
+from autoreg_trainers.callbacks import Clock
+from autoreg_trainers.curve import draw_curve
+from autoreg_trainers.data import held_back
+from autoreg_trainers.objectives import Objective
+from autoreg_trainers.probe import Probe, ProbeCallback
+from autoreg_trainers.settings import TrainingSettings
+from autoreg_trainers.trainer import AutoRegTrainer, last_checkpoint
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+MODEL_FOLDER = "model"
+CHECKPOINT_FOLDER = "checkpoints"
+SETTINGS_FILE = "settings.yaml"
+CURVE_FILE = "curve.png"
+
+_MODEL_SETTINGS = (
+    "num_compress_tokens",
+    "query_instruction",
+    "document_instruction",
+    "pooling",
+    "max_length",
+)
+
+
+@dataclass
+class Recipe:
+    """What one kind of training does its own way.
+
+    Attributes
+    ----------
+    stage
+        What the model is afterwards.
+    rows
+        Gives the training rows.
+    objective
+        Gives the objective, on the model with its trainable weights.
+    prepare
+        Changes the rows, with the objective on the model as it was loaded.
+    callbacks
+        Gives more callbacks for the loop.
+    """
+
+    stage: Stage
+    rows: Callable[[AutoRegModel], Dataset]
+    objective: Callable[[AutoRegModel], Objective]
+    prepare: Callable[[Any, Dataset], Dataset] = lambda objective, rows: rows
+    callbacks: Callable[[Any], list[TrainerCallback]] = lambda objective: []
+
+
+def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
+    """Run a training from its settings to a model folder.
+
+    Leaves in ``settings.out``: ``model/``, ``settings.yaml`` (all effective
+    values), ``curve.png``, ``checkpoints/`` with TensorBoard's logs.
+
+    Returns
+    -------
+    dict
+        The objective's figures on held-back rows, at the end.
+
+    Raises
+    ------
+    AutoRegError
+        Settings, data or model cannot be used.
+    """
+    state = PartialState(cpu=settings.device == "cpu")
+    out = Path(settings.out)
+    _check(settings, out, state.num_processes)
+    set_seed(settings.seed)
+    model = load_model(settings, recipe.stage)
+    compile_layers(model, settings.compile)
+    # One process tokenises and prepares; the others find what it left.
+    with state.main_process_first():
+        rows = recipe.prepare(recipe.objective(model), recipe.rows(model))
+    prepared = trainable(
+        model,
+        settings.tuning,
+        rank=settings.lora_rank,
+        alpha=settings.lora_alpha,
+        dropout=settings.lora_dropout,
+        target_modules=target_modules(settings),
+    )
+    compile_layers(prepared, settings.compile)
+    objective = recipe.objective(prepared)
+    training, held = held_back(rows, min(settings.held_back, len(rows) // 5), settings.seed)
+    if len(training) < settings.batch_size:
+        raise ModelError(
+            f"there are {len(training)} rows to train on, fewer than the batch size "
+            f"{settings.batch_size}"
+        )
+    probe = Probe(Path(settings.probe), seed=settings.seed) if settings.probe else None
+    trainer = AutoRegTrainer(
+        objective,
+        _arguments(settings, out, len(held), state.num_processes, prepared.backbone.device.type),
+        neck_learning_rate=settings.neck_learning_rate or 10 * settings.learning_rate,
+        train_dataset=training,
+        eval_dataset=held,
+        callbacks=[Clock(settings.save_minutes, settings.max_minutes)],
+    )
+    for callback in recipe.callbacks(objective):
+        trainer.add_callback(callback)
+    if probe is not None:
+        trainer.add_callback(ProbeCallback(probe, trainer, prepared, settings.probe_steps))
+    if state.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        save_effective(settings, out / SETTINGS_FILE)
+    checkpoint = last_checkpoint(out / CHECKPOINT_FOLDER) if settings.resume else None
+    if checkpoint is not None:
+        logger.info("going on from %s", checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    figures = trainer.evaluate() if len(held) else {}
+    if state.is_main_process:
+        export(rounded(prepared), out / MODEL_FOLDER)
+        draw_curve(trainer.state.log_history, out / CURVE_FILE)
+    state.wait_for_everyone()
+    return figures
+
+
+def load_model(settings: TrainingSettings, stage: Stage) -> AutoRegModel:
+    """Load what is to be trained, on this process's device."""
+    state = PartialState()
+    device = settings.device or (str(state.device) if state.num_processes > 1 else None)
+    place = choose_device(device)
+    changed = {
+        name: value for name in _MODEL_SETTINGS if (value := getattr(settings, name)) is not None
+    }
+    return AutoRegModel.from_pretrained(
+        settings.model,
+        device=str(place),
+        dtype=settings.dtype,
+        attention=settings.attention or training_attention(place),
+        stage=stage,
+        **changed,
+    )
+
+
+def export(model: AutoRegModel, folder: Path) -> None:
+    """Write the model whole; one from before is replaced only then."""
+    new, old = folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.old")
+    for path in (new, old):
+        shutil.rmtree(path, ignore_errors=True)
+    model.save_pretrained(new)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def target_modules(settings: TrainingSettings) -> str | list[str]:
+    """Return the adapter's targets as peft takes them."""
+    names = settings.lora_targets
+    return names[0] if names == ["all-linear"] else names
+
+
+def _check(settings: TrainingSettings, out: Path, processes: int) -> None:
+    if not settings.sources:
+        raise ModelError("no training data is named; give --sources")
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        least = _LEAST.get(field.name)
+        if least is not None and value is not None and value < least:
+            raise ModelError(f"{field.name} is {value}; it must be {least} or more")
+    if settings.batch_size % processes:
+        raise ModelError(
+            f"a batch of {settings.batch_size} rows cannot be shared by {processes} processes"
+        )
+    used = (out / MODEL_FOLDER).exists() or last_checkpoint(out / CHECKPOINT_FOLDER)
+    if used and not settings.resume:
+        raise ModelError(f"{out} holds a run already; add --resume, or name another folder")
+
+
+_LEAST = {
+    "batch_size": 1,
+    "token_budget": 64,
+    "lora_rank": 1,
+    "learning_rate": 0,
+    "held_back": 0,
+    "logging_steps": 1,
+    "num_compress_tokens": 1,
+    "max_rows": 1,
+    "keep_checkpoints": 1,
+    "negatives": 0,
+    "in_batch_negatives": 0,
+    "distillation": 0,
+    "contrastive_weight": 0,
+}
+
+
+def _arguments(
+    settings: TrainingSettings, out: Path, held: int, processes: int, device: str
+) -> TrainingArguments:
+    evaluate = settings.eval_steps > 0 and held > 0
+    return TrainingArguments(
+        output_dir=str(out / CHECKPOINT_FOLDER),
+        per_device_train_batch_size=settings.batch_size // processes,
+        per_device_eval_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps,
+        logging_steps=settings.logging_steps,
+        logging_first_step=True,
+        eval_strategy="steps" if evaluate else "no",
+        eval_steps=settings.eval_steps if evaluate else None,
+        save_strategy="steps",
+        # By the clock alone otherwise, see `Clock`.
+        save_steps=settings.save_steps or 1 << 40,
+        save_total_limit=settings.keep_checkpoints,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        dataloader_drop_last=True,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        ddp_broadcast_buffers=False,
+        ddp_find_unused_parameters=False,
+        use_cpu=device == "cpu",
+        report_to=["tensorboard"],
+        disable_tqdm=None,
+        accelerator_config={"dispatch_batches": False, "split_batches": False},
+    )
