@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from autoreg_rag.index.index import Index as Index
     from autoreg_rag.index.indexer import Indexer as Indexer
     from autoreg_rag.model import AutoRegModel as AutoRegModel
+    from autoreg_rag.rerank import Reranker as Reranker
 
 _PLACES = {
     "AutoRegConfig": "autoreg_rag.config",
@@ -29,6 +30,7 @@ _PLACES = {
     "Hit": "autoreg_rag.corpus.records",
     "Index": "autoreg_rag.index.index",
     "Indexer": "autoreg_rag.index.indexer",
+    "Reranker": "autoreg_rag.rerank",
 }
 
 # Without what needs an extra, so that a star import works without extras.
@@ -37,6 +39,7 @@ __all__ = [  # noqa: RUF022 - in the order in which a reader meets them
     "AutoRegConfig",
     "Indexer",
     "Index",
+    "Reranker",
     "Hit",
     "Chunk",
     "AutoRegError",

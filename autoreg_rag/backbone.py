@@ -146,8 +146,9 @@ class Backbone:
 
     def save(self, folder: Path) -> None:
         """Write weights, in bfloat16, and tokenizer into `folder`, as `load` reads them."""
+        rounded: dict[int, Tensor] = {}  # a tied head and its embeddings stay one, saved once
         state = {
-            name: value.detach().bfloat16()
+            name: rounded.setdefault(value.data_ptr(), value.detach().bfloat16())
             for name, value in self.language_model.state_dict().items()
         }
         self.language_model.save_pretrained(folder, state_dict=state)

@@ -7,7 +7,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -45,38 +46,54 @@ API_KEY_VARIABLE = "QDRANT_API_KEY"
 def main(command: Callable[..., None]) -> None:
     """Run a command: parse its options, and turn errors into one line and a status.
 
-    Status 1 stands for an error that the user can mend, 2 for wrong options,
-    130 for an interruption from the keyboard.
+    The status is that of `errors_as_status`, or 2 for wrong options.
     """
 
     @functools.wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> None:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-        try:
+        with errors_as_status():
             command(*args, **kwargs)
-        except AutoRegError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from error
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            hint = "lower --batch-tokens where the command has it, or choose another --device"
-            typer.echo(f"error: out of memory; {hint}", err=True)
-            raise typer.Exit(1) from error
-        except BrokenPipeError as error:  # the reader has seen enough
-            _silence_output()
-            raise typer.Exit(1) from error
-        except OSError as error:
-            _silence_output()
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(1) from error
-        except KeyboardInterrupt as error:
-            typer.echo("interrupted", err=True)
-            raise typer.Exit(130) from error
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(guarded)
     app()
+
+
+@contextmanager
+def errors_as_status(
+    memory_hint: str = "lower --batch-tokens where the command has it",
+) -> Iterator[None]:
+    """End the process where an error is the user's to mend, with one line on standard error.
+
+    Status 1 stands for such an error, 130 for an interruption from the keyboard.
+    Other errors pass with their tracebacks.
+
+    Parameters
+    ----------
+    memory_hint
+        What to do when memory ran out.
+    """
+    try:
+        yield
+    except AutoRegError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(1) from error
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        typer.echo(f"error: out of memory; {memory_hint}, or choose another --device", err=True)
+        raise SystemExit(1) from error
+    except BrokenPipeError as error:  # the reader has seen enough
+        _silence_output()
+        raise SystemExit(1) from error
+    except OSError as error:
+        _silence_output()
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise SystemExit(1) from error
+    except KeyboardInterrupt as error:
+        typer.echo("interrupted", err=True)
+        raise SystemExit(130) from error
 
 
 def _silence_output() -> None:

@@ -39,7 +39,9 @@ def token_log_probs(
         Natural logarithms, float32 [N].
     """
     with_gradient = torch.is_grad_enabled() and hidden.requires_grad
-    scores: Tensor = _TokenLogProbs.apply(hidden, weight.detach(), targets, softcap, with_gradient)
+    scores: Tensor = _TokenLogProbs.apply(  # type: ignore[no-untyped-call]
+        hidden, weight.detach(), targets, softcap, with_gradient
+    )
     return scores
 
 
@@ -58,6 +60,7 @@ class _TokenLogProbs(torch.autograd.Function):
         for start in range(0, len(targets), CHUNK):
             part = slice(start, start + CHUNK)
             logits = (hidden[part] @ weight.T).float()
+            slope: Tensor | None = None
             if softcap is not None:
                 logits.div_(softcap).tanh_()
                 slope = 1 - logits.square() if with_gradient else None
@@ -68,7 +71,7 @@ class _TokenLogProbs(torch.autograd.Function):
             if gradient is None:
                 continue
             softmax = logits.sub_(normaliser).exp_()
-            if softcap is None:
+            if slope is None:
                 gradient[part] = weight[targets[part]] - softmax.to(weight.dtype) @ weight
             else:
                 difference = softmax.neg_().scatter_add_(1, chosen, torch.ones_like(normaliser))

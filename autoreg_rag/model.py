@@ -225,9 +225,9 @@ class AutoRegModel(nn.Module):
         """Return 16 hexadecimal digits that change with anything that changes a vector.
 
         They cover the base (weights, architecture, tokenizer), the adapter or the
-        encoder's own weights, the compress tokens, and the settings that `AutoRegConfig.vector_settings`
-        names; not device, number format or batch size, which move a vector only
-        by rounding.
+        encoder's own weights, the compress tokens, and the settings that
+        `AutoRegConfig.vector_settings` names; not device, number format or batch
+        size, which move a vector only by rounding.
         """
         settings = [self.config.vector_settings(), self.backbone.adapter_settings()]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())

@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoreg_rag import cli
+from autoreg_rag.scores import DEFAULT_SCORE, Score
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
 
 if TYPE_CHECKING:
     from autoreg_rag.corpus.records import Hit
+
+CANDIDATES = 50
+"""Hits that are reranked if no number is named."""
 
 WIDTH = 96
 LINES = 4
@@ -34,7 +38,23 @@ def search(
     hybrid: Annotated[
         bool, typer.Option("--hybrid", help="Fuse with BM25 by reciprocal rank.")
     ] = False,
+    rerank: Annotated[
+        bool, typer.Option("--rerank", help="Rerank by the likelihood of the passages.")
+    ] = False,
+    score: Annotated[
+        Score | None,
+        typer.Option(help=f"With --rerank: by which score; by default {DEFAULT_SCORE}."),
+    ] = None,
+    candidates: Annotated[
+        int | None,
+        typer.Option(help=f"With --rerank: of how many hits; by default {CANDIDATES}.", min=1),
+    ] = None,
+    fusion: Annotated[
+        float | None,
+        typer.Option(help="With --rerank: weight of the retrieval score, if any.", min=0, max=1),
+    ] = None,
     model: cli.Model = None,
+    batch_tokens: cli.BatchTokens = None,
     device: cli.Device = None,
     dtype: cli.Dtype = None,
     as_json: cli.Json = False,
@@ -48,6 +68,8 @@ def search(
         raise typer.BadParameter("--index and --url exclude each other")
     if url:
         check_url(url)
+    if not rerank and any(option is not None for option in (score, candidates, fusion)):
+        raise typer.BadParameter("--score, --candidates and --fusion need --rerank")
     question = [storable(text) for text in question]
     if not all(text.strip() for text in question):
         raise typer.BadParameter("a question is empty")
@@ -61,7 +83,19 @@ def search(
         device=device,
         dtype=dtype,
     ) as opened:
-        results = opened.search(question, top_k, where=conditions, hybrid=hybrid)
+        depth = max(top_k, candidates or CANDIDATES) if rerank else top_k
+        results = opened.search(question, depth, where=conditions, hybrid=hybrid)
+        if rerank:
+            from autoreg_rag.rerank import Reranker
+
+            reranker = Reranker(
+                opened.model,
+                score=score or DEFAULT_SCORE,
+                token_budget=batch_tokens,
+                fusion=fusion,
+            )
+            pairs = zip(question, results, strict=True)
+            results = [reranker.rerank(text, hits, top_n=top_k) for text, hits in pairs]
     if as_json:
         answers = zip(question, results, strict=True)
         cli.print_json(

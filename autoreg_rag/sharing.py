@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -72,6 +72,17 @@ class SharedModel:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(executor, context.run, self.use, work)
 
+    def keep(self, key: Hashable, make: Callable[[], Result]) -> Result:
+        """Return what was made under a key, at the first call and for as long as the model is.
+
+        To be called inside `use`; what is kept may hold the model.
+        """
+        kept = self._current_slot().kept
+        if key not in kept:
+            kept[key] = make()
+        found: Result = kept[key]
+        return found
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SharedModel):
             return NotImplemented
@@ -106,6 +117,7 @@ class _Slot:
         self.lock = threading.RLock()
         self.executor = ThreadPoolExecutor(1, "autoreg-rag")
         self.process = os.getpid()
+        self.kept: dict[Hashable, Any] = {}
         self._loaded: tuple[AutoRegModel, str] | None = None
 
     def load(self, name: str, settings: dict[str, Any]) -> tuple[AutoRegModel, str]:

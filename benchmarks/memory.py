@@ -1,4 +1,4 @@
-"""The peak of a process's resident memory."""
+"""A process's resident memory: its peak, and what it holds now."""
 
 from __future__ import annotations
 
@@ -13,10 +13,33 @@ def peak_mib() -> float:
     On Linux `getrusage` also counts what the parent held when it started this
     process, so the figure comes from ``/proc`` there.
     """
+    found = _status("VmHWM")
+    if found is not None:
+        return found
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def held_mib() -> float:
+    """Return the MiB that this process holds now; where that is not told, its peak so far."""
+    found = _status("VmRSS")
+    return peak_mib() if found is None else found
+
+
+def _status(name: str) -> float | None:
+    """Return a figure of Linux's ``/proc/self/status`` in MiB, None on other systems."""
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) / 1024
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return None
+
+
+def restart_peak() -> float:
+    """Forget the peak so far where that can be done (Linux); return the MiB held now."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+    return peak_mib()

@@ -44,6 +44,26 @@ def test_a_model_is_freed_with_the_last_that_shares_it(tiny_folder):
     assert model() is None
 
 
+def test_what_is_kept_is_made_once_and_freed_with_the_model(tiny_folder):
+    def keep(shared):
+        return shared.use(lambda model: shared.keep("pair", lambda: Pair(model)))
+
+    one, other = SharedModel(tiny_folder, **HOW), SharedModel(tiny_folder, **HOW)
+    kept = keep(one)
+    assert keep(other) is kept
+    assert keep(pickle.loads(pickle.dumps(one))) is kept  # noqa: S301 - made here
+    assert keep(SharedModel(tiny_folder, **HOW, max_length=9)) is not kept
+    model = weakref.ref(kept.model)
+    del one, other, kept
+    gc.collect()
+    assert model() is None
+
+
+class Pair:
+    def __init__(self, model):
+        self.model = model
+
+
 def test_it_is_loaded_when_it_is_first_used(tmp_path, tiny_folder):
     link = tmp_path / "model"
     shared = SharedModel(link, **HOW)

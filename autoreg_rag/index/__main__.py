@@ -55,6 +55,14 @@ def index(
     float16: Annotated[
         bool | None, typer.Option("--float16", help="Keep the vectors of a new index in float16.")
     ] = None,
+    score_parts: Annotated[
+        bool,
+        typer.Option(
+            "--score-parts",
+            help="Also store what rerank scores need of each passage alone, so that a search with "
+            "--rerank is faster; an index that is there gets it too.",
+        ),
+    ] = False,
     batch_tokens: cli.BatchTokens = None,
     device: cli.Device = None,
     dtype: cli.Dtype = None,
@@ -114,6 +122,7 @@ def index(
             excludes=exclude or (),
             max_bytes=max_megabytes * 1_000_000,
             moved=moved,
+            score_parts=score_parts,
             show_progress=True,
         )
         with logging_redirect_tqdm():

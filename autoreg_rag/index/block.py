@@ -9,9 +9,10 @@ from operator import itemgetter
 from tqdm import tqdm
 
 from autoreg_rag.corpus import Chunk, CorpusFile
+from autoreg_rag.index.parts import ScoreParts
 from autoreg_rag.index.summary import Summary
 from autoreg_rag.model import AutoRegModel
-from autoreg_rag.stores.base import FileRecord, Store
+from autoreg_rag.stores.base import FileRecord, Store, Vectors
 
 
 @dataclass(eq=False)
@@ -53,6 +54,8 @@ class Block:
         How many chunks there are at once.
     summary, progress
         Told what was stored.
+    parts
+        Makes the parts of rerank scores that go with the chunks, if asked for.
     """
 
     model: AutoRegModel
@@ -60,6 +63,7 @@ class Block:
     size: int
     summary: Summary
     progress: tqdm
+    parts: ScoreParts | None = None
     _chunks: list[tuple[OpenFile, Chunk]] = field(default_factory=list, init=False)
     _finished: list[OpenFile] = field(default_factory=list, init=False)
 
@@ -84,12 +88,11 @@ class Block:
         """Encode and store the chunks that are not in the store yet, and finish files."""
         present = self.store.present([chunk.id for _, chunk in self._chunks])
         missing = [pair for pair in self._chunks if pair[1].id not in present]
-        vectors = self.model.encode_documents([chunk.text for _, chunk in missing])
+        chunks, vectors = self._encoded([chunk for _, chunk in missing])
         start = 0
         for file, pairs in groupby(missing, key=itemgetter(0)):
-            chunks = [chunk for _, chunk in pairs]
-            end = start + len(chunks)
-            self.store.add(chunks, vectors[start:end], file.digest)
+            end = start + len(list(pairs))
+            self.store.add(chunks[start:end], vectors[start:end], file.digest)
             start = end
         self.summary.encoded += len(missing)
         self.summary.resumed += len(present)
@@ -102,6 +105,16 @@ class Block:
             self._record(file)
         self._chunks.clear()
         self._finished.clear()
+
+    def _encoded(self, chunks: list[Chunk]) -> tuple[list[Chunk], Vectors]:
+        """Return the chunks, with their score parts if asked for, and their vectors."""
+        texts = [chunk.text for chunk in chunks]
+        if self.parts is None or not chunks:
+            return chunks, self.model.encode_documents(texts)
+        latents = self.model.compress(texts)
+        vectors = self.model.encoder.pool(latents).cpu().numpy()
+        self.summary.scored += len(chunks)
+        return self.parts.added(chunks, latents), vectors
 
     def _record(self, file: OpenFile) -> None:
         self.store.finish_file(

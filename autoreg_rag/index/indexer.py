@@ -23,6 +23,7 @@ from autoreg_rag.corpus import (
 )
 from autoreg_rag.errors import CorpusError, ReadError
 from autoreg_rag.index.block import Block, OpenFile
+from autoreg_rag.index.parts import ScoreParts
 from autoreg_rag.index.places import is_index
 from autoreg_rag.index.summary import Summary
 from autoreg_rag.model import AutoRegModel
@@ -59,6 +60,9 @@ class Indexer:
         See `read_documents`.
     moved
         A corpus that the index knows at another path has moved to the one given.
+    score_parts
+        Store with each chunk of the store, also of those that are there, the
+        parts of rerank scores that do not depend on a question.
     show_progress
         Draw a progress bar on standard error.
     """
@@ -70,8 +74,10 @@ class Indexer:
     excludes: Sequence[str] = ()
     max_bytes: int = 100_000_000
     moved: bool = False
+    score_parts: bool = False
     show_progress: bool = False
     _summary: Summary = field(default_factory=Summary, init=False)
+    _parts: ScoreParts | None = field(default=None, init=False)
 
     def run(self, *roots: str | Path) -> Summary:
         """Index folders or files: add, replace, keep and remove what needs it.
@@ -104,12 +110,16 @@ class Indexer:
         if len(corpora) < len(paths):
             raise CorpusError("two of the folders have the same name; rename one of them")
         self._check_names(corpora)
+        self._parts = ScoreParts(self.model) if self.score_parts else None
         try:
             for name, root in corpora.items():
                 self._index_corpus(name, root)
         except CorpusError:  # what was indexed before it is there to be searched
             self.store.optimize()
             raise
+        if self._parts is not None:
+            size, show = self._block_size, self.show_progress
+            self._summary.scored += self._parts.complete(self.store, size, show_progress=show)
         self.store.optimize()
         self._summary.chunks = len(self.store)
         self._summary.seconds = time.monotonic() - start
@@ -168,8 +178,8 @@ class Indexer:
                 self._summary.removed += 1
 
     def _index_files(self, files: Iterator[CorpusFile], seen: set[str], progress: tqdm) -> None:
-        size = max(8, BATCHES_PER_BLOCK * self.model.token_budget // self.chunker.size)
-        block = Block(self.model, self.store, size, self._summary, progress)
+        size = self._block_size
+        block = Block(self.model, self.store, size, self._summary, progress, self._parts)
         for file in files:
             seen.add(file.source)
             open_file = self._open(file)
@@ -184,6 +194,10 @@ class Indexer:
             else:
                 block.finish(open_file)
         block.flush()
+
+    @property
+    def _block_size(self) -> int:
+        return max(8, BATCHES_PER_BLOCK * self.model.token_budget // self.chunker.size)
 
     def _open(self, file: CorpusFile) -> OpenFile | None:
         """Return the file if its chunks must be made, else None."""

@@ -29,6 +29,8 @@ class Summary:
         The first `EXAMPLES` of each, with source and reason.
     encoded, resumed
         Chunks that were encoded, and chunks that an interrupted run had stored.
+    scored
+        Chunks that got the parts of rerank scores.
     chunks
         Chunks in the store when the run ended.
     seconds
@@ -46,6 +48,7 @@ class Summary:
     failures: list[str] = field(default_factory=list)
     encoded: int = 0
     resumed: int = 0
+    scored: int = 0
     chunks: int = 0
     seconds: float = 0.0
 
@@ -82,8 +85,11 @@ class Summary:
             f"{self.failed} failed",
         ]
         rate = f"{self.encoded / self.seconds:.1f} chunks/s" if self.encoded else "nothing to do"
+        chunks = [f"{self.encoded} encoded", f"{self.resumed} resumed"]
+        if self.scored:
+            chunks.append(f"{self.scored} with score parts")
         return [
             f"files:  {self.files} ({', '.join(parts)})",
-            f"chunks: {self.chunks} ({self.encoded} encoded, {self.resumed} resumed)",
+            f"chunks: {self.chunks} ({', '.join(chunks)})",
             f"time:   {self.seconds:.1f} s ({rate})",
         ]

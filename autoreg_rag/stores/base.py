@@ -122,6 +122,13 @@ class Store(ABC):
         """Store chunks of one file; an id that is there already is replaced."""
 
     @abstractmethod
+    def set_metadata(self, chunks: Sequence[Chunk]) -> None:
+        """Replace the metadata of chunks that are stored, by id; all else of them stays.
+
+        A chunk that is not there is left out.
+        """
+
+    @abstractmethod
     def finish_file(self, record: FileRecord) -> None:
         """Mark a file as done, and delete its source's chunks of any other digest."""
 

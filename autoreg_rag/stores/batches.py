@@ -37,8 +37,7 @@ def checked_batch(
         if a chunk holds what UTF-8 or JSON cannot.
     """
     array = _checked_vectors(vectors, len(chunks), dimension)
-    for chunk in chunks:
-        _check_text(chunk)
+    check_texts(chunks)
     last = {chunk.id: place for place, chunk in enumerate(chunks)}
     places = list(last.values())
     return [chunks[place] for place in places], array[places]
@@ -52,13 +51,21 @@ def encoded_metadata(chunk: Chunk) -> str:
         raise StoreError(f"metadata of {chunk.source!r} cannot be stored: {error}") from error
 
 
-def _check_text(chunk: Chunk) -> None:
-    try:
-        (chunk.text + chunk.source + encoded_metadata(chunk)).encode()
-    except UnicodeEncodeError as error:
-        raise StoreError(
-            f"a chunk of {chunk.source!r} cannot be stored: it holds half a character ({error})"
-        ) from error
+def check_texts(chunks: Sequence[Chunk]) -> None:
+    """Refuse chunks that hold what UTF-8 or JSON cannot.
+
+    Raises
+    ------
+    StoreError
+        If there is one.
+    """
+    for chunk in chunks:
+        try:
+            (chunk.text + chunk.source + encoded_metadata(chunk)).encode()
+        except UnicodeEncodeError as error:
+            raise StoreError(
+                f"a chunk of {chunk.source!r} cannot be stored: it holds half a character ({error})"
+            ) from error
 
 
 def _checked_vectors(vectors: Vectors, count: int, dimension: int) -> Vectors:

@@ -1,1 +1,18 @@
-"""autoreg-rag for LangChain."""
+"""autoreg-rag for LangChain: embeddings, a retriever and a reranker."""
+
+from __future__ import annotations
+
+try:
+    import langchain_core as _langchain_core  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "langchain_core":
+        raise
+    raise ImportError(
+        "langchain_autoreg needs LangChain: pip install 'autoreg-rag[langchain]'"
+    ) from error
+
+from langchain_autoreg.embeddings import AutoRegEmbeddings
+from langchain_autoreg.rerankers import AutoRegReranker
+from langchain_autoreg.retrievers import AutoRegRetriever
+
+__all__ = ["AutoRegEmbeddings", "AutoRegReranker", "AutoRegRetriever"]

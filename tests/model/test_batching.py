@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoreg_rag.batching import length_buckets, right_padded
+from autoreg_rag.batching import SMALL_BATCH, length_buckets, right_padded
 
 
 @given(st.lists(st.integers(1, 600)), st.integers(1, 2048))
@@ -23,6 +23,23 @@ def test_a_bucket_is_never_split_without_need(lengths, budget):
         longest = max(lengths[i] for i in first)
         assert (len(first) + 1) * longest > budget
         assert min(lengths[i] for i in first) >= max(lengths[i] for i in second)
+
+
+@given(st.lists(st.integers(1, 600)), st.integers(1, 2048), st.floats(0, 1))
+def test_a_bound_on_padding_splits_only_what_is_large_and_wasteful(lengths, budget, padding):
+    batches = list(length_buckets(lengths, budget, padding=padding))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        longest = max(lengths[i] for i in batch)
+        assert len(batch) == 1 or len(batch) * longest <= budget
+        small = -(-SMALL_BATCH // longest)  # rows that may join whatever their length
+        for position in batch[small:]:
+            assert lengths[position] >= (1 - padding) * longest
+    for first, second in pairwise(batches):
+        longest = max(lengths[i] for i in first)
+        full = (len(first) + 1) * longest > budget
+        wasteful = max(lengths[i] for i in second) < (1 - padding) * longest
+        assert full or (wasteful and len(first) * longest >= SMALL_BATCH)
 
 
 @given(st.lists(st.lists(st.integers(0, 99), max_size=9), min_size=1), st.integers(0, 3))

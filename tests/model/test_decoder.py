@@ -85,3 +85,47 @@ def test_the_real_decoder_starts_close_to_where_it_is_without_context(real_model
     assert with_vectors == pytest.approx(nothing, abs=0.5)
     expected, count = plain_log_likelihood(real_model, latents[0], text)
     assert with_vectors == pytest.approx(expected / count, rel=1e-3)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen", "mistral", "gemma"])
+def test_states_are_those_that_predict_each_target_token(tiny_folders, family):
+    """Row by row, without the padding, also where a target holds the padding token."""
+    model = AutoRegModel.from_pretrained(tiny_folders[family], dtype="float32", device="cpu")
+    decoder = model.decoder
+    eos = model.backbone.tokenizer.eos_token_id
+    targets = [[5, eos, 0, eos], [eos], list(range(40, 90)), [0, 0, eos]]
+    prefix = model.neck.bridge(model.compress(TARGETS))
+    with torch.no_grad():
+        hidden, tokens = decoder.states(prefix, targets)
+        assert tokens.tolist() == [token for ids in targets for token in ids]
+        start = 0
+        for row, ids in zip(prefix, targets, strict=True):
+            vectors = torch.cat([row, model.backbone.embed(torch.tensor(ids[:-1], dtype=int))])
+            states = model.backbone.body(inputs_embeds=vectors[None]).last_hidden_state[0]
+            part = hidden[start : start + len(ids)]
+            torch.testing.assert_close(part, states[-len(ids) :], rtol=1e-4, atol=1e-4)
+            start += len(ids)
+        assert start == len(hidden)
+
+
+def test_no_context_is_the_token_that_begins_a_text(tiny_model):
+    """The base's own likelihood of the text behind <bos>, and nothing else."""
+    decoder, tokenizer = tiny_model.decoder, tiny_model.backbone.tokenizer
+    targets = decoder.ids(TARGETS)
+    with torch.no_grad():
+        prefix = decoder.no_context(len(targets))
+        assert prefix.shape == (len(targets), 1, 32)
+        found = decoder.log_probs(prefix, targets)
+        for score, ids in zip(found, targets, strict=True):
+            row = torch.tensor([[tokenizer.bos_token_id, *ids]])
+            logits = tiny_model.backbone.language_model(row).logits[0].double()
+            table = logits.log_softmax(dim=-1)[:-1]
+            expected = table.gather(1, torch.tensor(ids)[:, None]).sum().item()
+            assert score.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_a_token_that_begins_a_text_the_one_that_ends_it_stands_in(tiny_model):
+    tokenizer = tiny_model.backbone.tokenizer
+    tokenizer.bos_token = None
+    expected = tiny_model.backbone.embed(torch.tensor(tokenizer.eos_token_id))
+    assert torch.equal(tiny_model.decoder.no_context(2), expected.expand(2, 1, -1))

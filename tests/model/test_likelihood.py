@@ -35,3 +35,70 @@ def test_sums_run_in_float32_even_for_bfloat16_states():
     expected = logits.log_softmax(dim=-1)[torch.arange(64), targets]
     scores = token_log_probs(hidden, weight, targets)
     torch.testing.assert_close(scores.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("positions", [1, CHUNK, 2 * CHUNK + 3])
+def test_gradients_are_those_of_a_log_softmax_over_full_logits(positions, softcap):
+    generator = torch.Generator().manual_seed(positions)
+    hidden = torch.randn(positions, 16, generator=generator).requires_grad_()
+    weight = torch.randn(50, 16, generator=generator).requires_grad_()
+    targets = torch.randint(50, (positions,), generator=generator)
+    later = torch.randn(positions, generator=generator)
+    exact = hidden.detach().double().requires_grad_()
+    (later * plain_log_probs(exact, weight.detach(), targets, softcap)).sum().backward()
+    (later * token_log_probs(hidden, weight, targets, softcap=softcap)).sum().backward()
+    torch.testing.assert_close(hidden.grad.double(), exact.grad, rtol=1e-4, atol=1e-5)
+    assert weight.grad is None  # the head is frozen
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_gradients_are_the_slopes_of_the_definition(softcap):
+    """Finite differences in float64."""
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(6, 8, generator=generator).requires_grad_()
+    weight = torch.randn(20, 8, generator=generator)
+    targets = torch.randint(20, (6,), generator=generator)
+    token_log_probs(hidden, weight, targets, softcap=softcap).sum().backward()
+    for place in range(hidden.numel()):
+        step = torch.zeros(hidden.numel(), dtype=torch.float64)
+        step[place] = 1e-6
+        above, below = (
+            plain_log_probs(
+                hidden.detach().double() + sign * step.view(6, 8), weight, targets, softcap
+            )
+            for sign in (1, -1)
+        )
+        slope = (above - below).sum().item() / 2e-6
+        assert hidden.grad.flatten()[place].item() == pytest.approx(slope, rel=1e-4, abs=1e-5)
+
+
+def test_a_sure_prediction_has_no_gradient_and_a_hopeless_one_a_full_one():
+    weight = torch.eye(4)
+    hidden = torch.tensor([[200.0, 0, 0, 0], [200.0, 0, 0, 0]]).requires_grad_()
+    scores = token_log_probs(hidden, weight, torch.tensor([0, 1]))
+    assert scores.tolist() == [0, -200]
+    scores.sum().backward()
+    assert hidden.grad.tolist() == [[0, 0, 0, 0], [-1, 1, 0, 0]]
+
+
+def test_nothing_is_worked_out_for_a_gradient_that_nobody_wants():
+    hidden, weight = torch.randn(5, 4), torch.randn(9, 4)
+    targets = torch.arange(5)
+    assert not token_log_probs(hidden, weight, targets).requires_grad
+    with torch.no_grad():
+        scores = token_log_probs(hidden.requires_grad_(), weight, targets)
+    assert not scores.requires_grad
+
+
+def test_gradients_are_in_the_states_format():
+    generator = torch.Generator().manual_seed(0)
+    exact = torch.randn(9, 16, generator=generator)
+    weight = torch.randn(50, 16, generator=generator).bfloat16()
+    targets = torch.randint(50, (9,), generator=generator)
+    hidden = exact.bfloat16().requires_grad_()
+    token_log_probs(hidden, weight, targets).sum().backward()
+    assert hidden.grad.dtype == torch.bfloat16
+    states = hidden.detach().double().requires_grad_()
+    plain_log_probs(states, weight, targets).sum().backward()
+    torch.testing.assert_close(hidden.grad.double(), states.grad, rtol=0.03, atol=0.05)

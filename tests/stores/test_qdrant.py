@@ -21,7 +21,7 @@ from autoreg_rag.corpus.records import Chunk
 from autoreg_rag.errors import StoreError
 from autoreg_rag.stores import FileRecord, create_store, open_store
 from autoreg_rag.stores.qdrant.connection import Connection, shown
-from autoreg_rag.stores.qdrant.store import request_bodies
+from autoreg_rag.stores.qdrant.requests import request_bodies
 
 SECRETS = ("s3cret", "user", "token")
 

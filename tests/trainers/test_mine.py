@@ -8,7 +8,7 @@ from autoreg_trainers.mining.pool import Pool, normalised
 from autoreg_trainers.mining.ranking import VectorScorer, rank
 from autoreg_trainers.mining.row import Row
 from autoreg_trainers.mining.settings import MiningError, Settings
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoreg_rag.lexical import BM25Index
@@ -21,10 +21,10 @@ def row(query, pos, neg=(), **more):
 
 
 def miner_by_words(files, **settings):
-    settings = Settings(**settings)
-    pool = Pool(files, max_group=settings.max_group)
+    how = Settings(**settings)
+    pool = Pool(files, max_group=how.max_group)
     index = BM25Index((str(i), text) for i, text in enumerate(pool.passages))
-    return Miner(pool, [index], settings)
+    return Miner(pool, [index], how)
 
 
 def mined(rows, counts=None, **settings):
@@ -51,6 +51,7 @@ def mined_by_tables(rows, *tables, **settings):
     return list(miner.mine("a", rows, counts)), counts
 
 
+@settings(deadline=None)
 @given(
     scores=st.lists(st.integers(-5, 20), min_size=1, max_size=30),
     margin=st.integers(0, 4).map(lambda quarters: quarters / 4),
@@ -103,6 +104,7 @@ def oracle(rows, margin, depth, negatives, skip_top):
         yield [*kept, *good[skip_top : skip_top + max(0, negatives - len(kept))]]
 
 
+@settings(deadline=None)
 @given(
     rows=rows_of_words,
     margin=st.sampled_from([0.5, 0.9, 1.0]),
@@ -122,6 +124,7 @@ varied = st.lists(
 ).map(" ".join)
 
 
+@settings(deadline=None)
 @given(
     rows=st.lists(
         st.builds(row, varied, varied, group=st.sampled_from([None, 1, "1", "g"])),
@@ -153,6 +156,14 @@ def test_the_margin_is_a_share_of_the_positives_score():
     assert mined_by_tables(rows, table, margin=1)[0][0] == ["near", "far"]
     table[0] = [0, 10, 9.5, 1]
     assert mined_by_tables(rows, table)[0][0] == []
+
+
+def test_of_several_positives_the_least_sets_the_limit_and_none_is_a_negative():
+    rows = [row("q", ["right", "good"]), row("x", "a"), row("y", "b"), row("z", "c")]
+    scores = [[9, 6, 8, 5, 5.8], *[[0] * 5] * 3]
+    negatives, counts = mined_by_tables(rows, scores)
+    assert negatives[0] == ["b"]
+    assert counts.above_margin == 2
 
 
 def test_two_rankings_take_turns_and_each_keeps_its_own_margin():

@@ -6,7 +6,6 @@ import copy
 import logging
 from typing import Literal
 
-import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from autoreg_rag.backbone import Backbone
@@ -103,10 +102,9 @@ def merged(backbone: Backbone) -> Backbone:
 def rounded(model: AutoRegModel) -> AutoRegModel:
     """Return the model with its encoder's own weights, if any, as they will be saved."""
     if model.tuned is not None:
-        with torch.no_grad():
-            for parameter in model.tuned.language_model.parameters():
-                parameter.copy_(parameter.bfloat16())
-        model.tuned.language_model.to(model.backbone.dtype)
+        # Parameters alone: rotary frequencies, which are buffers, stay float32.
+        for parameter in model.tuned.language_model.parameters():
+            parameter.data = parameter.data.bfloat16().to(model.backbone.dtype)
     return model
 
 

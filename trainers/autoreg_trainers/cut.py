@@ -59,11 +59,10 @@ class _Rowwise(torch.autograd.Function):
             leaves = [value[rows].detach().requires_grad_(with_gradient) for value in inputs]
             with torch.set_grad_enabled(with_gradient):
                 result = function(rows, *leaves)
-            values[rows] = result.detach()
-            if with_gradient:
-                found = torch.autograd.grad(result.sum(), leaves)
-                for gradient, part in zip(gradients, found, strict=True):
-                    gradient[rows] = part
+                values[rows] = result.detach()
+                found = torch.autograd.grad(result.sum(), leaves) if with_gradient else ()
+            for gradient, part in zip(gradients, found, strict=True):
+                gradient[rows] = part
             del leaves, result  # the graph of this batch, before the next one is built
         ctx.save_for_backward(*gradients)
         return values

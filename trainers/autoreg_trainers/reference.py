@@ -10,7 +10,7 @@ from autoreg_trainers.acceleration import compile_layers
 from autoreg_trainers.arguments import run
 from autoreg_trainers.cda import alignment_recipe
 from autoreg_trainers.settings import AlignmentTrainingSettings
-from autoreg_trainers.training import load_model
+from autoreg_trainers.training import load_model, short_rows
 
 DESCRIPTION = """
 Reference scores for Conditional Distribution Alignment: how likely the model
@@ -27,7 +27,7 @@ def reference(settings: AlignmentTrainingSettings) -> None:
     PartialState(cpu=settings.device == "cpu")
     recipe = alignment_recipe(settings)
     model = load_model(settings, recipe.stage)
-    rows = recipe.rows(model)
+    rows = short_rows(settings, recipe.rows(model))
     compile_layers(model, settings.compile)
     rows = recipe.prepare(recipe.objective(model), rows)
     typer.echo(f"{len(rows)} rows scored")

@@ -118,6 +118,8 @@ def _claim(folder: Path, wanted: dict[str, Any]) -> None:
         found = json.loads(path.read_text())
     except ValueError as error:
         raise ReferenceError(f"{path} is damaged; delete the folder: {error}") from error
+    if not isinstance(found, dict):
+        raise ReferenceError(f"{path} is damaged; delete the folder: it is not a JSON object")
     differing = [name for name in wanted if found.get(name) != wanted[name]]
     if differing:
         raise ReferenceError(

@@ -53,6 +53,7 @@ class TrainingSettings:
     epochs: float = option(1.0, "Passes over the rows.")
     max_steps: int = option(-1, "Stop after this many steps, whatever the epochs.")
     max_rows: int | None = option(None, "Take at most this many rows.")
+    max_tokens: int | None = option(None, "Leave out rows with a text of more tokens than this.")
     max_minutes: float | None = option(
         None, "Stop cleanly, with a checkpoint and the model, after this many minutes."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,7 +95,7 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
     compile_layers(model, settings.compile)
     # One process tokenises and prepares; the others find what it left.
     with state.main_process_first():
-        rows = recipe.prepare(recipe.objective(model), recipe.rows(model))
+        rows = recipe.prepare(recipe.objective(model), short_rows(settings, recipe.rows(model)))
     prepared = trainable(
         model,
         settings.tuning,
@@ -138,6 +138,31 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
         draw_curve(trainer.state.log_history, out / CURVE_FILE)
     state.wait_for_everyone()
     return figures
+
+
+def short_rows(settings: TrainingSettings, rows: Dataset) -> Dataset:
+    """Return the rows without those that have a text of more than ``settings.max_tokens``."""
+    if settings.max_tokens is None:
+        return rows
+    kept = [
+        position
+        for position, row in enumerate(rows)
+        if max(_lengths(row.values())) <= settings.max_tokens
+    ]
+    logger.info(
+        "%d of %d rows have texts of at most %d tokens", len(kept), len(rows), settings.max_tokens
+    )
+    return rows.select(kept)
+
+
+def _lengths(values: Iterable[Any]) -> Iterator[int]:
+    """Return how many token ids each text of a row has."""
+    for value in values:
+        if isinstance(value, list):
+            if value and isinstance(value[0], list):
+                yield from map(len, value)
+            else:
+                yield len(value)
 
 
 def load_model(settings: TrainingSettings, stage: Stage) -> AutoRegModel:
@@ -202,6 +227,7 @@ _LEAST = {
     "logging_steps": 1,
     "num_compress_tokens": 1,
     "max_rows": 1,
+    "max_tokens": 1,
     "keep_checkpoints": 1,
     "negatives": 0,
     "in_batch_negatives": 0,

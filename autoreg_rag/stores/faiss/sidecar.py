@@ -199,6 +199,13 @@ class Sidecar:
             self._execute("INSERT INTO texts VALUES (?, ?)", key, chunk.text)
         self._execute("UPDATE state SET rows = ?", start + len(chunks))
 
+    def set_metadata(self, chunks: Sequence[Chunk]) -> None:
+        """Replace the metadata of chunks, found by their ids."""
+        for chunk in chunks:
+            self._execute(
+                "UPDATE chunks SET metadata = ? WHERE id = ?", encoded_metadata(chunk), chunk.id
+            )
+
     def renumber(self) -> None:
         """Give the chunks the rows from 0 on, in their order, in a new generation."""
         self._execute(

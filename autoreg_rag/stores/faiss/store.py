@@ -13,7 +13,7 @@ from autoreg_rag.corpus.records import Chunk, Hit
 from autoreg_rag.errors import StoreError
 from autoreg_rag.stores import ranking
 from autoreg_rag.stores.base import FileRecord, Manifest, Store, Vectors, Where
-from autoreg_rag.stores.batches import checked_batch, checked_queries
+from autoreg_rag.stores.batches import check_texts, checked_batch, checked_queries
 from autoreg_rag.stores.faiss import ann
 from autoreg_rag.stores.faiss.layout import STORAGES, Layout
 from autoreg_rag.stores.faiss.sidecar import Sidecar, State
@@ -138,6 +138,12 @@ class FaissStore(Store):
             with self._writing() as state:
                 self._layout.matrix(state.generation).write(state.rows, vectors)
                 self._sidecar.insert(state.rows, chunks, digest)
+
+    def set_metadata(self, chunks: Sequence[Chunk]) -> None:
+        """Replace the metadata of chunks that are stored; all else of them stays."""
+        check_texts(chunks)
+        with self._writing():
+            self._sidecar.set_metadata(chunks)
 
     def finish_file(self, record: FileRecord) -> None:
         """Mark a file as done, and delete its source's chunks of any other digest."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,16 @@ from autoreg_rag.corpus.records import Chunk, Hit
 from autoreg_rag.errors import StoreError
 from autoreg_rag.stores import ranking
 from autoreg_rag.stores.base import FileRecord, Manifest, Store, Vectors, Where
-from autoreg_rag.stores.batches import checked_batch, checked_queries
+from autoreg_rag.stores.batches import check_texts, checked_batch, checked_queries
 from autoreg_rag.stores.faults import explained
 from autoreg_rag.stores.folders import new_folder
 from autoreg_rag.stores.names import COLLECTION, QDRANT_STORAGE
 from autoreg_rag.stores.qdrant import payload
 from autoreg_rag.stores.qdrant.connection import Connection
+from autoreg_rag.stores.qdrant.requests import request_bodies
 from autoreg_rag.stores.where import conditions
 
 _MANIFEST = "autoreg"
-_REQUEST_BYTES = 4_000_000
 _IDS_AT_ONCE = 1000
 _POINTS_AT_ONCE = 256
 _QUERIES_AT_ONCE = 32
@@ -171,6 +171,26 @@ class QdrantStore(Store):
         )
         for request in request_bodies(points):
             self._call(self._client.upsert, self._collection, request, wait=True)
+
+    def set_metadata(self, chunks: Sequence[Chunk]) -> None:
+        """Replace the metadata of chunks that are stored; all else of them stays."""
+        self._check_writable()
+        check_texts(chunks)
+        digests = {
+            str(point.id): (point.payload or {})[payload.CHUNK]["digest"]
+            for point in self._retrieve([chunk.id for chunk in chunks], [payload.CHUNK])
+        }
+        changes = (
+            models.SetPayloadOperation(
+                set_payload=models.SetPayload(
+                    payload=payload.payload(chunk, digests[chunk.id]), points=[chunk.id]
+                )
+            )
+            for chunk in chunks
+            if chunk.id in digests
+        )
+        for request in request_bodies(changes):
+            self._call(self._client.batch_update_points, self._collection, request, wait=True)
 
     def finish_file(self, record: FileRecord) -> None:
         """Mark a file as done, and delete its source's chunks of any other digest."""
@@ -324,21 +344,6 @@ class QdrantStore(Store):
 
     def _delete_record(self, source: str) -> None:
         self._call(self._client.delete, self._records, [_record_id(source)], wait=True)
-
-
-def request_bodies(points: Iterable[models.PointStruct]) -> Iterator[list[models.PointStruct]]:
-    """Divide points into requests of less than 4 MB; one that is larger goes alone."""
-    request: list[models.PointStruct] = []
-    size = 0
-    for point in points:
-        bytes_ = len(point.model_dump_json().encode())
-        if request and size + bytes_ > _REQUEST_BYTES:
-            yield request
-            request, size = [], 0
-        request.append(point)
-        size += bytes_
-    if request:
-        yield request
 
 
 def _connect(location: Path | str, api_key: str | None) -> Connection:

@@ -6,15 +6,25 @@ import pickle
 
 import numpy as np
 import pytest
-from autoreg_rag.rerank import Reranker
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
-from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.schema import (
+    MetadataMode,
+    NodeWithScore,
+    QueryBundle,
+    TextNode,
+)
 from llama_index.embeddings.autoreg import AutoRegEmbedding
 from llama_index.postprocessor.autoreg_rerank import AutoRegRerank
 from pydantic import ValidationError
 
+from autoreg_rag.corpus.records import Chunk
 from autoreg_rag.errors import FingerprintError, ModelError
+from autoreg_rag.model import AutoRegModel
+from autoreg_rag.rerank import Reranker, parts
+from autoreg_rag.rerank.fusion import standard_sum
+from autoreg_rag.rerank.likelihoods import Likelihoods
+from autoreg_rag.scores import SCORES, WITH_BASELINE
 
 QUESTION = "What is bread made of?"
 TEXTS = [
@@ -47,11 +57,10 @@ def contents(nodes):
 
 
 class TestScores:
-    @pytest.mark.parametrize("kind", ["sum", "mean", "pmi", "cda", None])
+    @pytest.mark.parametrize("kind", SCORES)
     def test_they_are_the_rerankers_best_first(self, how, nodes, model, kind):
         rerank = AutoRegRerank(**how, top_n=100, score=kind)
-        chosen = {} if kind is None else {"score": kind}
-        expected = Reranker(model, **chosen).scores(QUESTION, contents(nodes))
+        expected = Reranker(model, score=kind).scores(QUESTION, contents(nodes))
         best = rerank.postprocess_nodes(nodes, query_str=QUESTION)
         order = np.argsort(-expected, kind="stable")
         assert [node.node_id for node in best] == [nodes[place].node_id for place in order]
@@ -89,6 +98,62 @@ class TestScores:
         assert {node.node_id: node.score for node in best} == pytest.approx(
             {str(place): score for place, score in enumerate(expected.tolist())}, rel=1e-5
         )
+
+    @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+    def test_they_are_fused_with_the_scores_before(self, how, nodes, model, weight):
+        rerank = AutoRegRerank(**how, top_n=100, fusion=weight)
+        before = np.array([node.score for node in nodes])
+        raw = Reranker(model).scores(QUESTION, contents(nodes))
+        expected = standard_sum(before, raw, weight)
+        best = rerank.postprocess_nodes(nodes, query_str=QUESTION)
+        assert {node.node_id: node.score for node in best} == pytest.approx(
+            {str(place): score for place, score in enumerate(expected.tolist())}, abs=1e-4
+        )
+        assert [n.score for n in best] == sorted((n.score for n in best), reverse=True)
+        nodes[2].score = None
+        with pytest.raises(ValueError, match="node 2 has no score to fuse"):
+            rerank.postprocess_nodes(nodes, query_str=QUESTION)
+
+
+class TestStoredParts:
+    """Parts of scores that indexing left in the metadata; shifted, so that their use shows."""
+
+    SHIFT = 1000.0
+
+    @pytest.fixture
+    def node(self, model):
+        text = TEXTS[1]
+        likelihoods, maker = Likelihoods(model), parts.fingerprint(model)
+        chunk = Chunk("1", text, "corpus/file", 0, len(text), {"page": 1})
+        (stored,) = parts.with_parts(likelihoods, maker, [chunk], model.compress([text]))
+        metadata = dict(stored.metadata)
+        metadata[parts.PRIOR] -= self.SHIFT
+        metadata[parts.OWN] -= self.SHIFT
+        return TextNode(text=text, metadata=metadata, excluded_embed_metadata_keys=list(metadata))
+
+    def shift(self, how, model, node, kind):
+        """How far the score is from that of the text without stored parts."""
+        rerank = AutoRegRerank(**how, score=kind)
+        (found,) = rerank.postprocess_nodes([NodeWithScore(node=node)], query_str=QUESTION)
+        text = node.get_content(MetadataMode.EMBED)
+        return found.score - float(Reranker(model, score=kind).scores(QUESTION, [text])[0])
+
+    @pytest.mark.parametrize("kind", SCORES)
+    def test_they_are_used_where_the_score_has_such_a_part(self, how, model, node, kind):
+        expected = self.SHIFT if kind in WITH_BASELINE else 0
+        assert self.shift(how, model, node, kind) == pytest.approx(expected, abs=0.01)
+
+    @pytest.mark.parametrize("kind", WITH_BASELINE)
+    def test_they_are_not_used_for_another_text_or_model(
+        self, how, model, node, kind, other_folder
+    ):
+        piece = node.model_copy(update={"text": "Bread is baked"})
+        titled = node.model_copy(update={"excluded_embed_metadata_keys": []})
+        for other in (piece, titled):
+            assert self.shift(how, model, other, kind) == pytest.approx(0, abs=0.01)
+        how = how | {"model_name": str(other_folder)}
+        other_model = AutoRegModel.from_pretrained(other_folder, dtype="float32", device="cpu")
+        assert self.shift(how, other_model, node, kind) == pytest.approx(0, abs=0.01)
 
 
 class TestNodes:

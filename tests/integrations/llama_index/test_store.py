@@ -93,17 +93,18 @@ class TestQuery:
         assert plain.similarities == sorted(plain.similarities, reverse=True)
 
     def test_our_nodes_are_those_that_the_qdrant_integration_builds(
-        self, index_folder, kind, store, vector
+        self, make_index, model, tmp_path, store, vector
     ):
-        if kind != "qdrant":
-            pytest.skip("the Qdrant integration opens only a Qdrant index")
+        """From an index of either kind, as the Qdrant one of the same corpus opens there."""
         query = VectorStoreQuery(vector, similarity_top_k=100)
-        ours = {node.node_id: node for node in store.query(query).nodes}
-        store.close()
-        client = QdrantClient(path=str(index_folder))
-        theirs = QdrantVectorStore("autoreg", client=client).query(query).nodes
+        client = QdrantClient(path=str(make_index("qdrant", model, tmp_path)))
+        theirs = QdrantVectorStore("autoreg", client=client).query(query)
         client.close()
-        assert {node.node_id: node for node in theirs} == ours
+        ours = store.query(query)
+        assert {node.node_id: node for node in ours.nodes} == {
+            node.node_id: node for node in theirs.nodes
+        }
+        assert ours.similarities == pytest.approx(theirs.similarities, abs=1e-5)
 
 
 class TestFilters:

@@ -92,10 +92,12 @@ def _warn(given: Integers, tasks: list[str], asked: Floats, possible: NDArray[np
         if not can:
             logger.warning("no record can serve the task %s; the others share its part", task)
         elif abs(count / total - share) > _OFF and abs(count - share * total) >= 1:
+            reason = "few can serve it" if count < share * total else "many can serve nothing else"
             logger.warning(
-                "the task %s makes %.0f %% of the rows instead of %.0f %%: too few or too many "
-                "records can serve nothing else; draw fewer rows, or name other sources",
+                "the task %s makes %.0f %% of the rows instead of %.0f %%: of the records drawn, "
+                "too %s",
                 task,
                 100 * count / total,
                 100 * share,
+                reason,
             )

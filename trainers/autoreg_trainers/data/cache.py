@@ -15,8 +15,9 @@ from autoreg_rag.backbone import Backbone
 from autoreg_rag.config import AutoRegConfig
 from autoreg_rag.files import whole_folder, write_whole
 from autoreg_rag.pretrained import cache_folder, cache_lock
-from autoreg_trainers.data import files
 from autoreg_trainers.data.errors import DataError
+from autoreg_trainers.data.files import find, identity
+from autoreg_trainers.data.reading import parts
 from autoreg_trainers.data.rows import Recipe, Report, RowWriter
 from autoreg_trainers.data.source import Source
 
@@ -55,20 +56,20 @@ def tokenised(
     ModelError
         The cache cannot be written.
     """
-    found = files.find(source)
-    if isinstance(found, files.HubDataset):
-        names, identity = [found.name], found.identity()
-    else:
-        names, identity = [str(file) for file in found], files.identity(found)
-    key = _key(source, identity, recipe, backbone, config)
+    found = find(source)
+    content = parts(found)
+    names = [part.name for part in content]
+    key = _key(source, identity(found), recipe, backbone, config)
     entry = cache_folder() / _FOLDER / key
     with cache_lock(f"{_FOLDER}/{key}"):
         kept = _open(entry)
         if kept is None:
             logger.info("tokenising %s", source.path)
+            for left in entry.parent.glob(f".{key}.*"):  # by a process that was killed
+                shutil.rmtree(left)
             writer = RowWriter(source, recipe, backbone, config, strict=strict)
             with whole_folder(entry) as folder:
-                report = writer.write(found, names, folder / _ROWS)
+                report = writer.write(content, folder / _ROWS)
                 write_whole(folder / _REPORT, json.dumps(asdict(report)).encode())
             kept = Dataset.from_file(str(entry / _ROWS)), report
     dataset, report = kept
@@ -79,11 +80,11 @@ def tokenised(
 
 
 def _key(
-    source: Source, identity: list[str], recipe: Recipe, backbone: Backbone, config: AutoRegConfig
+    source: Source, contents: list[str], recipe: Recipe, backbone: Backbone, config: AutoRegConfig
 ) -> str:
     content = {
         "version": _VERSION,
-        "source": [source.limit, source.min_score, *identity],
+        "source": [source.limit, source.min_score, *contents],
         "recipe": recipe.settings(),
         "base": [backbone.base_hash, backbone.window],
         "config": {name: getattr(config, name) for name in _SETTINGS},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,11 @@ class HubDataset:
     builder: Any
     split: str
 
+    @property
+    def label(self) -> str:
+        """The hub's name of the dataset, or the name of the folder."""
+        return Path(self.name).name if Path(self.name).is_dir() else self.name
+
     def identity(self) -> list[str]:
         """Return what changes when the rows may have changed."""
         files = self.builder.config.data_files or {}
@@ -66,20 +70,23 @@ def find(source: Source) -> list[Path] | HubDataset:
     if path.is_file() or glob.has_magic(str(path)):
         if source.split != "train" or source.subset:
             raise DataError(f"{path}: only datasets in a hub's layout have a split or a subset")
-        if path.is_file():
-            return _sorted([path], str(path))
-        matches = [Path(name) for name in glob.glob(str(path), recursive=True)]
-        files = [file for file in matches if file.is_file()]
-        return _sorted(files, f"the pattern {source.path!r}")
+        if path.is_file() and not _can_be_read(path):
+            raise DataError(f"{path} is of no kind that can be read: {', '.join(ENDINGS)}")
+        return _sorted([path] if path.is_file() else _matches(path), f"the pattern {path}")
     if _HUB_NAME.fullmatch(source.path) and not path.name.endswith(ENDINGS):
         return _hub_dataset(source.path, source)
     raise DataError(f"there is no file or folder {path}")
 
 
-def identity(files: list[Path]) -> list[str]:
-    """Return name and SHA-256 of each file; DataError if one cannot be read."""
+def identity(found: list[Path] | HubDataset) -> list[str]:
+    """Return what changes when what `find` found may give other rows.
+
+    Of files these are their names and SHA-256; DataError if one cannot be read.
+    """
+    if isinstance(found, HubDataset):
+        return found.identity()
     try:
-        return [f"{file.name}\0{sha256(file)}" for file in files]
+        return [f"{file.name}\0{sha256(file)}" for file in found]
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
 
@@ -99,27 +106,29 @@ def _ending(file: Path) -> str:
     return max((end for end in ENDINGS if file.name.lower().endswith(end)), key=len)
 
 
+def _can_be_read(file: Path) -> bool:
+    return file.name.lower().endswith(ENDINGS) and file.is_file()
+
+
 def _sorted(files: list[Path], what: str) -> list[Path]:
-    """Order files, the smallest first; DataError if there is none, or one of another kind."""
+    """Order files by name; DataError if there is none."""
     if not files:
         raise DataError(f"{what} holds no file to read: {', '.join(ENDINGS)}")
-    for file in files:
-        if not file.name.lower().endswith(ENDINGS):
-            raise DataError(f"{file} is of no kind that can be read: {', '.join(ENDINGS)}")
-    # A limit is spread over the files as they come; what a small one has too
-    # little of, a larger one can then make up for.
-    return sorted(files, key=lambda file: (file.stat().st_size, file.as_posix()))
+    return sorted(files, key=Path.as_posix)
 
 
 def _data_files(folder: Path) -> list[Path]:
-    files: Iterator[Path] = folder.rglob("*")
     return [
         file
-        for file in files
-        if file.name.lower().endswith(ENDINGS)
-        and file.is_file()
+        for file in folder.rglob("*")
+        if _can_be_read(file)
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     ]
+
+
+def _matches(pattern: Path) -> list[Path]:
+    base = Path(pattern.anchor)
+    return [file for file in base.glob(str(pattern.relative_to(base))) if _can_be_read(file)]
 
 
 def _is_hub_copy(folder: Path) -> bool:

@@ -155,7 +155,7 @@ def level(total: float, weights: Floats, limits: Floats) -> Floats:
     """Share a total as `filled` does, but in fractions."""
     parts = np.zeros_like(weights)
     is_open = np.ones(len(weights), dtype=bool)
-    while is_open.any():
+    while total > 0 and is_open.any():
         left = total - parts[~is_open].sum()
         parts[is_open] = left * weights[is_open] / weights[is_open].sum()
         full = is_open & (parts >= limits)

@@ -7,7 +7,8 @@ import csv
 import glob
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import datasets
 
 from autoreg_rag.errors import first_line
 from autoreg_trainers.data.errors import DataError
-from autoreg_trainers.data.files import JSON_LINES, PARQUET, TABLES, HubDataset, ending
+from autoreg_trainers.data.files import JSON_LINES, PARQUET, TABLES, HubDataset, bare_name, ending
 
 _NOT_UTF8 = "\ufdd0"
 """Stands for bytes that are not UTF-8: a code point for inner use, which no text holds."""
@@ -39,6 +40,32 @@ class Row(NamedTuple):
     value: Any
 
 
+class Part(NamedTuple):
+    """A file of a source, or the one stream that a hub dataset is.
+
+    Attributes
+    ----------
+    name
+        What messages call it.
+    label
+        What the column ``source`` calls it.
+    rows
+        Begins to read it.
+    """
+
+    name: str
+    label: str
+    rows: Callable[[], Iterator[Row]]
+
+
+def parts(found: list[Path] | HubDataset) -> list[Part]:
+    """Return what `files.find` found as parts that can be read."""
+    if isinstance(found, HubDataset):
+        name = f"{found.name} ({found.split})"
+        return [Part(name, found.label, partial(_rows_of_hub_dataset, found, name))]
+    return [Part(str(file), bare_name(file), partial(rows_of_file, file)) for file in found]
+
+
 def rows_of_file(file: Path) -> Iterator[Row]:
     """Yield the rows of a file, lines with nothing in them left out.
 
@@ -60,9 +87,7 @@ def rows_of_file(file: Path) -> Iterator[Row]:
                 yield Row(f":{number}", parse(line))
 
 
-def rows_of_hub_dataset(dataset: HubDataset) -> Iterator[Row]:
-    """Yield the rows of a hub dataset; DataError if they cannot be read."""
-    name = f"{dataset.name} ({dataset.split})"
+def _rows_of_hub_dataset(dataset: HubDataset, name: str) -> Iterator[Row]:
     for number, row in _numbered(name, dataset.stream(), "row"):
         yield Row(f", row {number}", row)
 

@@ -20,8 +20,7 @@ from autoreg_rag.backbone import Backbone
 from autoreg_rag.config import AutoRegConfig
 from autoreg_rag.truncation import Truncation
 from autoreg_trainers.data.errors import DataError
-from autoreg_trainers.data.files import HubDataset, bare_name
-from autoreg_trainers.data.reading import Row, rows_of_file, rows_of_hub_dataset
+from autoreg_trainers.data.reading import Part
 from autoreg_trainers.data.records import Record, records_of
 from autoreg_trainers.data.source import Source
 
@@ -141,13 +140,13 @@ class RowWriter:
         ]
         self._records = 0
 
-    def write(self, found: list[Path] | HubDataset, names: list[str], path: Path) -> Report:
+    def write(self, content: list[Part], path: Path) -> Report:
         """Write all rows into an Arrow file.
 
         Parameters
         ----------
-        found, names
-            The source's files, and what messages call them.
+        content
+            The source's files.
         path
             The file to write.
 
@@ -156,10 +155,9 @@ class RowWriter:
         DataError
             A file cannot be read, no row is of use, or one is bad and must not be.
         """
-        self._names, self._report = names, Report()
-        self._sources = source_names(found)
+        self._parts, self._report = content, Report()
         with ArrowWriter(features=self._features, path=str(path)) as writer:
-            for batch in self._batches(found):
+            for batch in self._batches():
                 writer.write_table(self._table(batch))
             if not self._report.used:
                 raise DataError(self._nothing())
@@ -169,42 +167,54 @@ class RowWriter:
     def _nothing(self) -> str:
         path, report = self._source.path, self._report
         if report.bad:
-            first = report.lines(self._names)[0]
+            first = self._bad_lines()[0]
             return f"{path}: of {report.bad + report.other} rows none is good; {first}"
         if report.other:
             return f"{path}: none of its {report.other} rows {self._recipe.needs}"
         return f"{path}: there is no row in it"
 
-    def _batches(self, found: list[Path] | HubDataset) -> Iterator[list[_Made]]:
+    def _bad_lines(self) -> list[str]:
+        return self._report.lines([part.name for part in self._parts])
+
+    def _batches(self) -> Iterator[list[_Made]]:
         """Yield what is made of the rows, as many at once as are quick to tokenise."""
-        streams: Iterator[Iterator[Row]]
-        if isinstance(found, HubDataset):
-            streams = iter([rows_of_hub_dataset(found)])
-        else:
-            streams = map(rows_of_file, found)
-        taken = 0
         batch: list[_Made] = []
         characters = 0
-        for file, rows in enumerate(streams):
-            for made in islice(self._made(file, rows), self._quota(file, taken)):
-                taken += 1
-                batch.append(made)
-                characters += sum(map(len, self._texts(made)))
-                if len(batch) == _BATCH_ROWS or characters > _BATCH_CHARACTERS:
-                    yield batch
-                    batch, characters = [], 0
+        for made in self._within_limit():
+            batch.append(made)
+            characters += sum(map(len, self._texts(made)))
+            if len(batch) == _BATCH_ROWS or characters > _BATCH_CHARACTERS:
+                yield batch
+                batch, characters = [], 0
         if batch:
             yield batch
 
-    def _quota(self, file: int, taken: int) -> int | None:
-        """Return a file's part of what is left of the limit."""
-        if self._source.limit is None:
-            return None
-        return math.ceil((self._source.limit - taken) / (len(self._names) - file))
+    def _within_limit(self) -> Iterator[_Made]:
+        """Yield what is made of all rows, or of as many as the limit allows, file by file alike."""
+        self._read = [0] * len(self._parts)
+        left = self._source.limit
+        if left is None:
+            yield from chain.from_iterable(map(self._made, range(len(self._parts))))
+            return
+        files = list(range(len(self._parts)))
+        while files and left:
+            lasting = []
+            for place, file in enumerate(files):
+                quota = math.ceil(left / (len(files) - place))
+                found = 0
+                for made in islice(self._made(file), quota):
+                    found += 1
+                    yield made
+                left -= found
+                if found == quota:
+                    lasting.append(file)
+            files = lasting  # what the others lack is taken from these
 
-    def _made(self, file: int, rows: Iterator[Row]) -> Iterator[_Made]:
-        """Yield what is made of each row that is of use; count the others."""
-        for row in rows:
+    def _made(self, file: int) -> Iterator[_Made]:
+        """Yield what is made of each row of use that was not read yet; count the others."""
+        _, label, rows = self._parts[file]
+        for row in islice(rows(), self._read[file], None):
+            self._read[file] += 1
             try:
                 if isinstance(row.value, ValueError):
                     raise row.value
@@ -212,8 +222,7 @@ class RowWriter:
             except ValueError as error:
                 self._add_bad(file, row.place, str(error))
                 continue
-            name = self._sources[file]
-            made = [cells for record in records if (cells := self._recipe.rows(record, name))]
+            made = [cells for record in records if (cells := self._recipe.rows(record, label))]
             if made:
                 yield _Made(file, row.place, made)
             else:
@@ -222,7 +231,7 @@ class RowWriter:
     def _add_bad(self, file: int, place: str, reason: str) -> None:
         self._report.add_bad(file, place, reason)
         if self._strict:
-            raise DataError(self._report.lines(self._names)[0])
+            raise DataError(self._bad_lines()[0])
 
     def _texts(self, made: _Made) -> Iterator[str]:
         """Yield the texts of rows that are to become ids."""
@@ -261,16 +270,12 @@ class RowWriter:
             raise ValueError(f"its instruction leaves no room in {self._backbone.window} positions")
         cut = dict(row)
         for name in self._ids:
-            value = row[name]
-            bound = None if name == _SUFFIX else limit
-            if isinstance(value, str):
-                cut[name] = ids[value][:bound]
-            else:
-                cut[name] = [ids[text][:bound] for text in value]
-            if any(
-                not len(tokens) for tokens in ([cut[name]] if isinstance(value, str) else cut[name])
-            ):
-                raise ValueError(f"the tokenizer sees nothing in {name!r}")
+            value, bound = row[name], None if name == _SUFFIX else limit
+            texts = [value] if isinstance(value, str) else value
+            found = [ids[text][:bound] for text in texts]
+            if not all(map(len, found)):
+                raise ValueError(f"the tokenizer sees nothing in its {name}")
+            cut[name] = found[0] if isinstance(value, str) else found
         return cut
 
 

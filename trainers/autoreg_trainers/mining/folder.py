@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,24 @@ class MinedFolder:
     Parameters
     ----------
     path
-        The folder; it is made by the first `write`.
+        The folder; it is made if it is not there.
 
     Raises
     ------
     MiningError
-        Something that is no folder stands there, or its record is damaged.
+        No folder can be made there or written to, or its record is damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if path.exists() and not path.is_dir():
             raise MiningError(f"--out {path} is not a folder")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MiningError(f"--out {path} cannot be written: {error.strerror}") from error
+        if not os.access(path, os.W_OK):
+            raise MiningError(f"--out {path} cannot be written: it is read-only")
         try:
             content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
             self._done: dict[str, Any] = dict(content["files"])
@@ -75,7 +82,6 @@ class MinedFolder:
             What was found.
         """
         lines = "".join(f"{json.dumps(row, default=str)}\n" for row in rows)
-        self.path.mkdir(parents=True, exist_ok=True)
         # Without a time in its header the file depends on its content only.
         write_whole(self.path / name, gzip.compress(lines.encode(), LEVEL, mtime=0))
         self._done[name] = {

@@ -43,9 +43,14 @@ class Job:
     settings
         How to choose.
     model
-        Ranks the passages, unless `settings` leaves that to words.
+        Ranks the passages, unless words alone do.
     show_progress
         Show bars on standard error.
+
+    Raises
+    ------
+    ValueError
+        There is a model for ``settings.by == "bm25"``, or none for another.
     """
 
     files: Mapping[str, Sequence[Row]]
@@ -53,6 +58,11 @@ class Job:
     settings: Settings
     model: AutoRegModel | None = None
     show_progress: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a model that would not be asked, and to ask one that is not there."""
+        if (self.model is None) != (self.settings.by == "bm25"):
+            raise ValueError("a model is given if, and only if, it is to rank the passages")
 
     def run(self) -> tuple[dict[str, Counts], list[str]]:
         """Mine all files.

@@ -70,9 +70,7 @@ class Alignment(Objective):
         The loss.
     """
 
-    def __init__(
-        self, model: AutoRegModel, token_budget: int, settings: AlignmentSettings
-    ) -> None:
+    def __init__(self, model: AutoRegModel, token_budget: int, settings: AlignmentSettings) -> None:
         super().__init__(model, token_budget)
         self.settings = settings
         self.separable = not (settings.in_batch_negatives or settings.contrastive_weight)

@@ -82,9 +82,10 @@ class Compression(Objective):
         return Outcome(losses.sum(), units, sums)
 
     def _wrapped(self, row: Row) -> list[int]:
-        around = len(row["suffix"]) + self.model.neck.k + 2
+        wrapped = self.model.encoder.wrapped
+        around = len(wrapped([], row["suffix"])) + self.model.neck.k
         room = max(1, min(self.limit, self.model.backbone.window - around))
-        return self.model.encoder.wrapped(row["context"][:room], row["suffix"])
+        return wrapped(row["context"][:room], row["suffix"])
 
     def _with_context(
         self, contexts: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
 from autoreg_rag.model import AutoRegModel
 from autoreg_trainers.losses import info_nce
@@ -53,13 +53,13 @@ class Contrastive(Objective):
         documents = [row["positive"] for row in rows]
         documents += [ids for row in rows for ids in row["negatives"]]
         vectors = self.pooled(
-            self.encode(
-                self.queries([row["query"] for row in rows]) + self.documents(documents)
-            )
+            self.encode(self.queries([row["query"] for row in rows]) + self.documents(documents))
         )
         queries, own = vectors[:n], vectors[n:]
         keys = document_keys(rows)
-        candidates, all_keys, first = _gathered(own, keys)
+        # Held-back rows are batches of their own: processes may have different numbers of them.
+        gathered = _gathered(own, keys) if self.training else (own, keys, 0)
+        candidates, all_keys, first = gathered
         mask = torch.from_numpy(allowed(keys[:n], all_keys)).to(own.device)
         positives = torch.arange(first, first + n, device=own.device)
         mask[torch.arange(n, device=own.device), positives] = True
@@ -87,9 +87,16 @@ def document_keys(rows: Sequence[Row]) -> np.ndarray:
 
 
 def allowed(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """Tell which candidates may be a query's negatives: of another group and text, [n, c]."""
-    same: np.ndarray = (queries[:, None] == candidates[None]).any(axis=2)
-    return ~same
+    """Tell which candidates may be a query's negatives, [n, c].
+
+    Their text is that of no candidate of the query's group, its positive among
+    them: what is a positive of the group stays one as another row's negative.
+    """
+    result = np.empty((len(queries), len(candidates)), dtype=bool)
+    for row, (group, _) in zip(result, queries, strict=True):
+        texts = candidates[candidates[:, 0] == group, 1]
+        row[:] = ~np.isin(candidates[:, 1], texts)
+    return result
 
 
 def _hash(text: str) -> int:
@@ -105,6 +112,22 @@ def _gathered(vectors: Tensor, keys: np.ndarray) -> tuple[Tensor, np.ndarray, in
     sizes = [len(part) for part in everyone]
     room = max(sizes) - len(vectors)
     padded = torch.nn.functional.pad(vectors, (0, 0, 0, room))
-    parts = all_gather(padded)
+    parts: Tensor = _AllGather.apply(padded)  # type: ignore[no-untyped-call]
     kept = [part[:size] for part, size in zip(parts, sizes, strict=True)]
     return torch.cat(kept), np.concatenate(everyone), sum(sizes[: dist.get_rank()])
+
+
+class _AllGather(torch.autograd.Function):
+    """All processes' tensors of one shape, [p, ...]; their losses' gradients come back added up."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, own.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Tensor:
+        gradient = outer[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()]

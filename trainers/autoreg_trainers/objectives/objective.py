@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,17 @@ class Objective(nn.Module, ABC):
         self.document_suffix = encoder.suffix_ids(model.config.document_instruction)
         self.limit = encoder.truncation.limit
         self.eos = encoder.backbone.tokenizer.eos_token_id
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch training on or off; of the base only an adapter's dropout takes part.
+
+        The base is the decoder too, which is frozen: it must score a text the
+        same way each time, and as its reference did.
+        """
+        super().train(mode)
+        for name, module in self.model.backbone.language_model.named_modules():
+            module.training = mode and "lora_dropout" in name
+        return self
 
     @abstractmethod
     def forward(self, rows: Sequence[Row]) -> Outcome:

@@ -91,7 +91,7 @@ class AutoRegEmbedding(ModelSettings, BaseEmbedding):
         return self._embed("document", texts)
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return self._embed("document", texts)
+        return await self._aembed("document", texts)
 
     def _embed(self, role: Role, texts: Sequence[str]) -> list[Embedding]:
         cache: VectorCache | None = self.embeddings_cache

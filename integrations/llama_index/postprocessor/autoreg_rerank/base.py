@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-from autoreg_rag.rerank import Reranker
 from llama_index.core import instrumentation
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from llama_index.embeddings.autoreg.settings import ModelSettings
+
+from autoreg_rag.corpus.records import Chunk, Hit
+from autoreg_rag.model import AutoRegModel
+from autoreg_rag.rerank import Reranker
+from autoreg_rag.scores import DEFAULT_SCORE, Score
 
 RETRIEVAL_SCORE = "retrieval_score"
 """The key of metadata under which the score before reranking is kept."""
@@ -23,8 +26,9 @@ _dispatcher = instrumentation.get_dispatcher(__name__)  # type: ignore[attr-defi
 class AutoRegRerank(ModelSettings, BaseNodePostprocessor):
     """Orders nodes by the likelihood of their text under the question's vectors.
 
-    Scores are those of `autoreg_rag.Reranker`: raw, higher is better, most of them
-    negative. Equal scores keep their order. The nodes that come in stay as they are.
+    Scores are those of `autoreg_rag.rerank.Reranker`: raw, higher is better, most of
+    them negative. Equal scores keep their order. The nodes that come in stay as they
+    are. Parts of scores that indexing stored with a chunk are used, not computed.
 
     The other fields are those of `ModelSettings`; with the settings of an
     `AutoRegEmbedding` it shares that one's model.
@@ -34,7 +38,11 @@ class AutoRegRerank(ModelSettings, BaseNodePostprocessor):
     top_n
         How many nodes to return.
     score
-        ``sum``, ``mean``, ``pmi`` or ``cda``, by default that of `autoreg_rag.Reranker`.
+        Kind of the score: ``sum``, ``mean``, ``pmi`` or ``cda``, see
+        `autoreg_rag.scores.score`.
+    fusion
+        None to rank by this score alone; else the weight, from 0 to 1, of the score
+        that the nodes come with, see `autoreg_rag.rerank.fusion.standard_sum`.
     metadata_mode
         Which metadata stands before a node's text; by default what is embedded.
     keep_retrieval_score
@@ -46,14 +54,15 @@ class AutoRegRerank(ModelSettings, BaseNodePostprocessor):
     pydantic.ValidationError
         An argument is unknown or wrong.
     ValueError
-        When used: there is no question, or a node has no text.
+        When used: there is no question, a node has no text, or no score to fuse.
     ModelError, FingerprintError
         When first used: the model cannot be loaded, or is another.
     """
 
     top_n: int = Field(default=5, gt=0, description="The number of nodes to return.")
-    score: Literal["sum", "mean", "pmi", "cda"] | None = Field(
-        default=None, description="The kind of score; by default the reranker's."
+    score: Score = Field(default=DEFAULT_SCORE, description="The kind of score.")
+    fusion: float | None = Field(
+        default=None, ge=0, le=1, description="The weight of the score before reranking."
     )
     metadata_mode: MetadataMode = Field(
         default=MetadataMode.EMBED, description="Which metadata stands before a node's text."
@@ -73,7 +82,7 @@ class AutoRegRerank(ModelSettings, BaseNodePostprocessor):
         question = _question(query_bundle)
         if not nodes:
             return []
-        texts = [self._text(item.node) for item in nodes]
+        hits = [self._hit(place, item) for place, item in enumerate(nodes)]
         payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
             EventPayload.MODEL_NAME: self.model_name,
@@ -85,20 +94,30 @@ class AutoRegRerank(ModelSettings, BaseNodePostprocessor):
         )
         _dispatcher.event(start)
         with self.callback_manager.event(CBEventType.RERANKING, payload=payload) as event:
-            chosen = {} if self.score is None else {"score": self.score}
-            scores = self._use(lambda model: Reranker(model, **chosen).scores(question, texts))
-            order = np.argsort(-scores, kind="stable")[: self.top_n].tolist()
-            best = [self._rescored(nodes[place], float(scores[place])) for place in order]
+            found = self._use(lambda model: self._reranked(model, question, hits))
+            best = [self._rescored(nodes[int(hit.chunk.id)], hit.score) for hit in found]
             event.on_end(payload={EventPayload.NODES: best})
         _dispatcher.event(ReRankEndEvent(nodes=best))
         return best
 
-    def _text(self, node: BaseNode) -> str:
+    def _hit(self, place: int, item: NodeWithScore) -> Hit:
+        """Return a node as a hit whose id is the node's place."""
+        node = item.node
         if not node.get_content(MetadataMode.NONE).strip():
             raise ValueError(
                 f"node {node.node_id} has no text to score: leave it out, or give it a text"
             )
-        return node.get_content(self.metadata_mode)
+        if self.fusion is not None and item.score is None:
+            raise ValueError(f"node {node.node_id} has no score to fuse: leave fusion out")
+        text = node.get_content(self.metadata_mode)
+        return Hit(item.score or 0.0, Chunk(str(place), text, "", 0, len(text), node.metadata))
+
+    def _reranked(self, model: AutoRegModel, question: str, hits: list[Hit]) -> list[Hit]:
+        reranker = self._model().keep(
+            (Reranker, self.score, self.fusion),
+            lambda: Reranker(model, score=self.score, fusion=self.fusion),
+        )
+        return reranker.rerank(question, hits, top_n=self.top_n)
 
     def _rescored(self, item: NodeWithScore, score: float) -> NodeWithScore:
         """Return the node with another score; a copy, if something is added to it."""

@@ -1,0 +1,41 @@
+"""The fusion of a reranking with the ranking that it began from."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def standard_sum(
+    retrieval: NDArray[np.float64], reranking: NDArray[np.float64], weight: float
+) -> NDArray[np.float64]:
+    """Fuse two scores of the same candidates: the weighted sum of their standard scores.
+
+    ``weight * z(retrieval) + (1 - weight) * z(reranking)``, where z takes the
+    mean over the candidates off and divides by their standard deviation (all
+    zero where the candidates do not differ). Cosines and nats so come to one
+    scale, and a candidate that stands out keeps its lead, which a fusion of
+    ranks would throw away. Such a score has a meaning among the candidates of
+    one question only.
+
+    Parameters
+    ----------
+    retrieval, reranking
+        Scores, higher is better, [n].
+    weight
+        From 0, the reranking alone, to 1, the retrieval alone.
+
+    Returns
+    -------
+    ndarray
+        float64 [n].
+    """
+    return weight * _standard(retrieval) + (1 - weight) * _standard(reranking)
+
+
+def _standard(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    # Compared as they are: the deviation of equal numbers can round to more than 0.
+    if not len(scores) or scores.min() == scores.max():
+        return np.zeros(len(scores))
+    standard: NDArray[np.float64] = (scores - scores.mean()) / scores.std()
+    return standard

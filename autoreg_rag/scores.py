@@ -1,0 +1,61 @@
+"""The kinds of score by which passages are reranked; free of heavy imports."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Score = Literal["sum", "mean", "pmi", "cda"]
+"""Names of the kinds, see `score`."""
+
+SCORES: tuple[Score, ...] = get_args(Score)
+
+DEFAULT_SCORE: Score = "pmi"
+
+WITH_BASELINE: tuple[Score, ...] = ("pmi", "cda")
+"""The kinds of which a part does not depend on the question."""
+
+RETRIEVAL = "retrieval"
+"""The name, among the parts of a hit's score, of the score that it was found by."""
+
+
+def score(
+    kind: Score,
+    sums: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    baselines: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Return the scores of n passages d for a question with vectors e_q.
+
+    ======== ================================== ==========================
+    kind     score                              unit
+    ======== ================================== ==========================
+    ``sum``  log p(d | e_q)                     nats
+    ``mean`` log p(d | e_q) / tokens of d       nats per token
+    ``pmi``  log p(d | e_q) - log p(d)          nats
+    ``cda``  log p(d | e_q) - log p(d | e_d)    nats
+    ======== ================================== ==========================
+
+    ``cda`` is the difference inside S1 of Conditional Distribution Alignment
+    (Deng et al. 2025), without its bars: the vectors of d itself are the upper
+    bound, and a question's vectors that make d likelier still lose nothing.
+
+    Parameters
+    ----------
+    kind
+        One of `SCORES`.
+    sums, counts
+        log p(d | e_q), and the tokens of d with the closing end-of-sequence token, [n].
+    baselines
+        What is subtracted under ``pmi`` and ``cda``, [n].
+
+    Returns
+    -------
+    ndarray
+        float64 [n], higher is better; raw, never squashed.
+    """
+    if kind == "mean":
+        return sums / counts
+    return sums if baselines is None else sums - baselines

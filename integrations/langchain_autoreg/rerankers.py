@@ -1,0 +1,128 @@
+"""Reranking by likelihood as a document compressor of LangChain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+
+from langchain_core.callbacks import Callbacks
+from langchain_core.documents import BaseDocumentCompressor, Document
+from pydantic import Field
+
+from autoreg_rag.corpus.records import Chunk, Hit
+from autoreg_rag.model import AutoRegModel
+from autoreg_rag.rerank import Reranker
+from autoreg_rag.scores import DEFAULT_SCORE, Score
+from langchain_autoreg.settings import ModelSettings
+
+RETRIEVAL_SCORE = "score"
+"""The key of metadata under which a document brings the score that it was retrieved with."""
+
+RELEVANCE_SCORE = "relevance_score"
+"""The key of metadata that holds the score of the reranking."""
+
+
+class AutoRegReranker(ModelSettings, BaseDocumentCompressor):
+    """Orders documents by the likelihood of their text under the question's vectors.
+
+    Scores are those of `autoreg_rag.rerank.Reranker`: raw, higher is better, most of
+    them negative. Equal scores keep their order. Parts of a score that indexing has
+    stored in the documents' metadata are used, others computed. With the settings of
+    an `AutoRegEmbeddings` it shares that one's model.
+
+    Parameters
+    ----------
+    top_n
+        How many documents to return, by default all.
+    score
+        ``sum``, ``mean``, ``pmi`` or ``cda``, see `autoreg_rag.scores.score`.
+    fusion
+        None to rank by this score alone; else the weight, from 0 to 1, of the score
+        in ``metadata["score"]``, which `AutoRegRetriever` puts there.
+    model, fingerprint, device, dtype, attention, token_budget, max_length
+        As for `AutoRegEmbeddings`, and so are the other settings of the model.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        An argument is unknown or wrong.
+    ValueError
+        When used: the question is empty, a document has no text or, under `fusion`,
+        no score.
+    ModelError, FingerprintError
+        When first used: the model cannot be loaded, or is another.
+    """
+
+    top_n: int | None = Field(default=None, gt=0)
+    score: Score = DEFAULT_SCORE
+    fusion: float | None = Field(default=None, ge=0, le=1)
+
+    def compress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """Return copies of the documents, best first, with the score in their metadata.
+
+        Parameters
+        ----------
+        documents
+            The candidates, which stay as they are.
+        query
+            The question.
+        callbacks
+            Not called: no other component runs.
+
+        Returns
+        -------
+        list of Document
+            At most ``top_n``. ``metadata["relevance_score"]`` is the score, fused if
+            ``fusion`` is set.
+        """
+        check_question(query)
+        return self._use(self._reranking(documents, query)) if documents else []
+
+    async def acompress_documents(
+        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+    ) -> list[Document]:
+        """Do what `compress_documents` does without keeping the event loop."""
+        check_question(query)
+        return await self._ause(self._reranking(documents, query)) if documents else []
+
+    def _reranking(
+        self, documents: Sequence[Document], query: str
+    ) -> Callable[[AutoRegModel], list[Document]]:
+        """Return what is to be done with the model."""
+        hits = [self._hit(place, document) for place, document in enumerate(documents)]
+
+        def rerank(model: AutoRegModel) -> list[Document]:
+            reranker = self._model().keep(
+                (Reranker, self.score, self.fusion),
+                lambda: Reranker(model, score=self.score, fusion=self.fusion),
+            )
+            best = reranker.rerank(query, hits, top_n=self.top_n)
+            return [_scored(documents[int(hit.chunk.id)], hit.score) for hit in best]
+
+        return rerank
+
+    def _hit(self, place: int, document: Document) -> Hit:
+        score = document.metadata.get(RETRIEVAL_SCORE)
+        if self.fusion is not None and not isinstance(score, int | float):
+            raise ValueError(
+                f"document {place} has no number as '{RETRIEVAL_SCORE}' in its metadata, with "
+                "which its likelihood is to be fused: set one, or leave fusion out"
+            )
+        text = document.page_content
+        chunk = Chunk(str(place), text, "", 0, len(text), document.metadata)
+        return Hit(score if isinstance(score, int | float) else 0.0, chunk)
+
+
+def check_question(query: str) -> None:
+    """Refuse what is no question: TypeError if it is no text, ValueError if it is empty."""
+    if not isinstance(query, str):
+        raise TypeError(f"the question is a {type(query).__name__}; it must be a str")
+    if not query.strip():
+        raise ValueError("the question is empty")
+
+
+def _scored(document: Document, score: float) -> Document:
+    metadata = deepcopy(document.metadata) | {RELEVANCE_SCORE: score}
+    return document.model_copy(update={"metadata": metadata})

@@ -1,0 +1,94 @@
+"""The fields by which a model is chosen, shared by embeddings, retriever and reranker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+
+from autoreg_rag.config import Pooling
+from autoreg_rag.model import DEFAULT, AutoRegModel
+from autoreg_rag.sharing import SharedModel, full_name
+
+Result = TypeVar("Result")
+
+
+def _in_full(name: Any) -> Any:
+    return full_name(name) if isinstance(name, str | Path) else name
+
+
+ModelName = Annotated[str, BeforeValidator(_in_full)]
+"""``default``, a hub id, or the absolute path of a folder or GGUF file."""
+
+
+class LoadSettings(BaseModel):
+    """How a model is loaded, whichever it is.
+
+    Objects of equal settings share one model in a process. The fields cannot be
+    assigned to: make another object.
+    """
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, protected_namespaces=())
+
+    device: str | None = Field(default=None, frozen=True)
+    """``cpu``, ``cuda``, ``mps``; by default the best there is."""
+
+    dtype: str | None = Field(default=None, frozen=True)
+    """``float32``, ``bfloat16`` or ``float16``; by default the device's fastest."""
+
+    attention: str | None = Field(default=None, frozen=True)
+    """An attention implementation of transformers."""
+
+    token_budget: int | None = Field(default=None, gt=0, frozen=True)
+    """The most tokens of a batch, padding included; by default the device's."""
+
+    query_instruction: str | None = Field(default=None, frozen=True)
+    """I_next; by default the model's."""
+
+    document_instruction: str | None = Field(default=None, frozen=True)
+    """I_self; by default the model's."""
+
+    pooling: Pooling | None = Field(default=None, frozen=True)
+    """``mean``, ``last`` or ``concat``; by default the model's."""
+
+    max_length: int | None = Field(default=None, gt=0, frozen=True)
+    """The most tokens of a text, which is cut there; by default the model's."""
+
+    def load_settings(self) -> dict[str, Any]:
+        """Return the settings that differ from their defaults, by name."""
+        return self.model_dump(include=set(LoadSettings.model_fields), exclude_none=True)
+
+
+class ModelSettings(LoadSettings):
+    """A component that works with a model, which it loads when it first needs it."""
+
+    model_name: ModelName = Field(default=DEFAULT, alias="model", frozen=True)
+    """The default model; else a folder, a GGUF file or a hub id."""
+
+    fingerprint: str | None = Field(default=None, frozen=True)
+    """What the model's must be; by default whatever it is."""
+
+    _shared: SharedModel | None = PrivateAttr(default=None)
+
+    def _use(self, work: Callable[[AutoRegModel], Result]) -> Result:
+        """Return what `work` makes of the model, while nobody else works with it."""
+        return self._model().use(work)
+
+    async def _ause(self, work: Callable[[AutoRegModel], Result]) -> Result:
+        """Do the same without keeping the event loop."""
+        return await self._model().ause(work)
+
+    def _model(self) -> SharedModel:
+        model, settings = self._shared, self.load_settings()
+        # A copy may have other settings than the object that it was made from.
+        if (
+            model is None
+            or (model.name, model.settings) != (self.model_name, settings)
+            or self.fingerprint not in (None, model.fingerprint)
+        ):
+            # It is kept, so that the model stays loaded.
+            model = SharedModel(self.model_name, fingerprint=self.fingerprint, **settings)
+            self._shared = model
+        return model

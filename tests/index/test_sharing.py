@@ -1,0 +1,125 @@
+"""An index that several objects of a process search."""
+
+import copy
+import gc
+import os
+import pickle
+import shutil
+import signal
+import sys
+import threading
+
+import pytest
+
+from autoreg_rag.errors import FingerprintError, StoreError
+from autoreg_rag.index.index import Index
+from autoreg_rag.index.sharing import SharedIndex
+from autoreg_rag.stores import open_store
+
+HOW = {"dtype": "float32", "device": "cpu"}
+
+
+@pytest.fixture
+def place(run, corpus, tmp_path):
+    run(corpus.folder)
+    return tmp_path / "index"
+
+
+def itself(index):
+    return index
+
+
+def texts(index):
+    (hits,) = index.search(["What do whales do?"], 3)
+    return [hit.chunk.text for hit in hits]
+
+
+def test_equal_places_and_settings_share_one_index(place, monkeypatch):
+    one = SharedIndex(place, **HOW)
+    index = one.use(itself)
+    assert isinstance(index, Index)
+    monkeypatch.chdir(place.parent)
+    copies = [
+        SharedIndex(str(place), **HOW, max_length=None),
+        SharedIndex(place.name, **HOW),
+        copy.deepcopy(one),
+        pickle.loads(pickle.dumps(one)),  # noqa: S301 - made here
+    ]
+    assert all(other.use(itself) is index for other in copies)
+    assert one.model_name == index.model.reference
+
+
+def test_the_last_one_closes_it(place):
+    one, other = SharedIndex(place, **HOW), SharedIndex(place, **HOW)
+    expected = one.use(texts)
+    one.close()
+    one.close()
+    assert other.use(texts) == expected
+    del other
+    gc.collect()
+    with open_store(place, writable=True) as store:  # embedded Qdrant admits one at a time
+        assert len(store)
+    with pytest.raises(StoreError, match=f"{place} was closed"):
+        one.use(texts)
+
+
+def test_a_search_that_runs_ends_before_it_is_closed(place):
+    shared = SharedIndex(place, **HOW)
+    expected = shared.use(texts)
+
+    def closed_meanwhile(index):
+        closing = threading.Thread(target=shared.close)
+        closing.start()
+        closing.join(60)
+        assert not closing.is_alive()
+        return texts(index)
+
+    assert shared.use(closed_meanwhile) == expected
+
+
+def test_an_attempt_that_failed_is_not_remembered(place, tmp_path, tiny_folders):
+    missing = SharedIndex(tmp_path / "later", **HOW)
+    with pytest.raises(StoreError, match="later does not exist"):
+        missing.open()
+    with pytest.raises(FingerprintError):
+        SharedIndex(place, model=str(tiny_folders["qwen"]), **HOW).open()
+    place.rename(tmp_path / "later")
+    assert missing.use(texts)
+
+
+def test_an_index_that_was_made_anew_is_another(run, corpus, place, kind, tmp_path):
+    old = SharedIndex(place, **HOW)
+    index = old.use(itself)
+    shutil.rmtree(place)
+    corpus.write("a.txt", "Nothing but tulips.")
+    run(corpus.folder)
+    new = SharedIndex(place, **HOW)
+    assert new.use(itself) is not index
+    assert "Nothing but tulips." in new.use(texts)
+
+
+async def test_it_searches_for_asynchronous_callers_in_another_thread(place):
+    shared = SharedIndex(place, **HOW)
+    assert await shared.ause(texts) == shared.use(texts)
+    assert await shared.ause(lambda _: threading.get_ident()) != threading.get_ident()
+    shared.close()
+    with pytest.raises(StoreError, match="was closed"):
+        await shared.ause(texts)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("kind", ["faiss"])
+def test_a_forked_process_opens_the_index_itself(place):
+    shared = SharedIndex(place, **HOW)
+    index, expected = shared.use(itself), shared.use(texts)
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        status = 1
+        signal.alarm(120)  # a child that hangs ends
+        try:
+            status = 0 if shared.use(texts) == expected and shared.use(itself) is not index else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert shared.use(texts) == expected

@@ -1,0 +1,50 @@
+"""Reranking from the command line, as a user runs it."""
+
+import json
+
+import pytest
+
+from tests.index.test_commands import command, small
+
+
+@pytest.fixture
+def index(tmp_path, tiny_folder):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "a.txt").write_text("Whales are mammals that live in the sea. " * 12)
+    (corpus / "b.txt").write_text("Bread is baked from flour, water and salt.")
+    options = [*small(tiny_folder), "--out", "my-index", "--json", "--score-parts"]
+    result = command("index", "corpus", *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert summary["scored"] == summary["chunks"]
+    return tmp_path
+
+
+def test_search_reranks_what_it_finds(index):
+    options = ["--index", "my-index", "--json"]
+    found = command("search", "whales", *options, "-k", "50", cwd=index)
+    chosen = ["--rerank", "--score", "cda", "-k", "3", "--candidates", "50"]
+    result = command("search", "whales", *options, *chosen, cwd=index)
+    assert result.returncode == 0, result.stderr
+    (answer,) = json.loads(result.stdout)
+    (before,) = json.loads(found.stdout)
+    retrieved = {hit["id"]: hit["score"] for hit in before["hits"]}
+    scores = [hit["score"] for hit in answer["hits"]]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)
+    for hit in answer["hits"]:
+        assert hit["scores"]["cda"] == hit["score"]
+        assert hit["scores"]["retrieval"] == pytest.approx(retrieved[hit["id"]], abs=1e-3)
+
+    fused = command("search", "whales", *options, *chosen, "--fusion", "1", cwd=index)
+    (answer,) = json.loads(fused.stdout)
+    assert [hit["id"] for hit in answer["hits"]] == [hit["id"] for hit in before["hits"]][:3]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--score", "pmi"], ["--fusion", "0.5"], ["--rerank", "--score", "x"], ["--candidates", "9"]],
+)
+def test_wrong_options_end_with_status_2(tmp_path, options):
+    assert command("search", "q", *options, cwd=tmp_path).returncode == 2

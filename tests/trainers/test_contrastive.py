@@ -1,0 +1,168 @@
+import pytest
+import torch
+from autoreg_trainers.objectives import Contrastive
+from safetensors.torch import load_file
+
+from tests.trainers.gathering import SHARES, rows_of, work
+from tests.trainers.plain import (
+    Plain,
+    assert_same_gradients,
+    finite_differences,
+    gradients,
+    prepared,
+    triplets,
+)
+
+
+def assert_plain(objective, folder, rows):
+    """Compare loss and gradients with those of the plain graph, kept whole."""
+    plain = Plain(objective.model, folder)
+    expected = plain.contrastive(rows, objective.tau)
+    outcome, found = gradients(objective, rows)
+    assert outcome.loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    wanted = plain.gradients(expected)
+    assert any(value.any() for value in wanted.values())
+    assert_same_gradients(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("family", "tuning", "pooling"),
+    [
+        ("llama", "lora", "mean"),
+        ("llama", "full", "mean"),
+        ("llama", "lora", "last"),
+        ("llama", "lora", "concat"),
+        ("qwen", "lora", "mean"),
+        ("mistral", "lora", "mean"),
+        ("gemma", "full", "mean"),
+    ],
+)
+def test_loss_and_gradients_are_those_of_the_plain_graph(tiny_folders, family, tuning, pooling):
+    model = prepared(tiny_folders[family], tuning, pooling=pooling)
+    assert_plain(Contrastive(model, 512, tau=0.3), tiny_folders[family], triplets(model))
+
+
+@pytest.mark.parametrize("one_pass", [False, True])
+@pytest.mark.parametrize("budget", [1, 150, 10_000])
+def test_neither_budget_nor_passes_change_loss_or_gradients(tiny_folder, budget, one_pass):
+    model = prepared(tiny_folder)
+    objective = Contrastive(model, budget, tau=0.3)
+    objective.one_pass = one_pass
+    assert_plain(objective, tiny_folder, triplets(model))
+
+
+def test_gradients_are_the_slopes_of_the_plain_loss(tiny_folder):
+    model = prepared(tiny_folder)
+    rows = triplets(model, negatives=(1, 0, 2))
+    _, found = gradients(Contrastive(model, 200, tau=0.3), rows)
+    plain = Plain(model, tiny_folder)
+    largest = max(float(value.abs().max()) for value in found.values())
+    checked = 0
+    for name, place, slope in finite_differences(plain, lambda: plain.contrastive(rows, 0.3)):
+        gradient = found[name].flatten()[place].item()
+        assert gradient == pytest.approx(slope, rel=5e-3, abs=1e-5 * largest), name
+        checked += gradient != 0
+    assert checked > 10
+
+
+def test_the_order_of_rows_changes_nothing(tiny_folder):
+    model = prepared(tiny_folder)
+    objective = Contrastive(model, 512, tau=0.3)
+    assert not objective.separable
+    rows = triplets(model)
+    assert list(objective.parts(rows, 1)) == [rows]
+    outcome, found = gradients(objective, rows)
+    backwards, reverse = gradients(objective, rows[::-1])
+    assert backwards.loss.item() == pytest.approx(outcome.loss.item(), rel=1e-5)
+    assert_same_gradients(reverse, {name: value.double() for name, value in found.items()})
+
+
+def test_one_group_and_one_text_are_never_negatives(tiny_folder):
+    model = prepared(tiny_folder)
+    objective = Contrastive(model, 512, tau=0.3)
+    rows = triplets(model, negatives=(1, 0, 2, 0))
+    rows[1]["group"] = rows[0]["group"]
+    rows[3]["positive"] = rows[2]["positive"]
+    assert_plain(objective, tiny_folder, rows)
+    alone = triplets(model, negatives=(0, 0, 0))
+    for row in alone:
+        row["group"] = "the same"
+    assert objective(alone).loss.item() == 0
+    apart = [{**row, "positive": alone[0]["positive"], "group": ""} for row in alone]
+    assert objective(apart).loss.item() == 0
+    assert objective(alone[:1]).loss.item() == 0
+
+
+def test_a_negative_that_is_a_positive_of_the_querys_group_is_left_out(tiny_folder):
+    """A miner may find for one row what answers another."""
+    model = prepared(tiny_folder)
+    objective = Contrastive(model, 512, tau=0.3)
+    rows = triplets(model, negatives=(1, 1, 2))
+    rows[1]["group"] = rows[0]["group"]
+    rows[2]["negatives"] = [rows[1]["positive"], rows[0]["positive"]]
+    rows[0]["negatives"] = [rows[0]["positive"]]
+    assert_plain(objective, tiny_folder, rows)
+
+
+def test_each_hard_negative_counts(tiny_folder):
+    model = prepared(tiny_folder)
+    objective = Contrastive(model, 512, tau=0.3)
+    rows = triplets(model, negatives=(2, 1))
+    losses = [objective(rows).loss.item()]
+    for row in (rows[0], rows[0], rows[1]):
+        row["negatives"] = row["negatives"][1:]
+        losses.append(objective(rows).loss.item())
+    assert losses == sorted(losses, reverse=True)
+    assert len(set(losses)) == 4
+
+
+def test_the_figures_are_loss_and_accuracy(tiny_folder):
+    model = prepared(tiny_folder)
+    objective = Contrastive(model, 512, tau=0.3)
+    rows = triplets(model)
+    plain = Plain(model, tiny_folder)
+    outcome = objective(rows)
+    first = 0
+    for row in rows:
+        query = plain.query(row["query"])
+        own = plain.cosine(query, plain.document(row["positive"]))
+        others = [x["positive"] for x in rows if x is not row]
+        others += [ids for x in rows for ids in x["negatives"]]
+        first += all(own > plain.cosine(query, plain.document(ids)) for ids in others)
+    assert outcome.units == 4
+    assert outcome.sums["ranked_first"] == (first, 4)
+    assert outcome.sums["info_nce"] == (pytest.approx(outcome.loss.item()), 4)
+    assert [vectors.shape for vectors in outcome.vectors] == [(4, 32), (4, 32)]
+
+
+def test_steps_rank_the_positives_first(tiny_folder):
+    model = prepared(tiny_folder)
+    objective = Contrastive(model, 512, tau=0.1).train()
+    rows = triplets(model)
+    values = [value for value in model.parameters() if value.requires_grad]
+    optimizer = torch.optim.Adam(values, lr=1e-2)
+    for _ in range(15):
+        optimizer.zero_grad()
+        outcome = objective(rows)
+        outcome.loss.backward()
+        optimizer.step()
+    assert outcome.sums["ranked_first"] == (4, 4)
+
+
+def test_two_processes_are_as_one(tiny_folder, tmp_path):
+    """Losses add up to that of the whole batch in one process, and so do gradients."""
+    torch.multiprocessing.spawn(work, (tiny_folder, tmp_path), nprocs=len(SHARES))
+    shares = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(len(SHARES))]
+    model = prepared(tiny_folder)
+    objective = Contrastive(model, 200, tau=0.3).train()
+    rows = rows_of(model)
+    outcome, expected = gradients(objective, rows)
+    assert sum(share["loss"].item() for share in shares) == pytest.approx(
+        outcome.loss.item(), rel=1e-5
+    )
+    ranked = sum(share["ranked_first"].item() for share in shares)
+    assert ranked == outcome.sums["ranked_first"][0]
+    found = {name: sum(share[name].double() for share in shares) for name in expected}
+    assert_same_gradients(found, {name: value.double() for name, value in expected.items()})
+    alone = objective(rows[slice(*SHARES[0])]).loss
+    assert shares[0]["held_back"].item() == pytest.approx(alone.item(), rel=1e-5)
