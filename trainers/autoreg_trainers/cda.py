@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from autoreg_rag.cli import print_json
 from autoreg_rag.model import AutoRegModel
 from autoreg_trainers.arguments import run
 from autoreg_trainers.data import Source, load_triplets
@@ -20,9 +21,9 @@ vectors do (S1), and gain more on it than on the negatives since the reference
 """
 
 
-def cda(settings: AlignmentTrainingSettings) -> dict[str, float]:
-    """Train and leave a model folder in ``settings.out``; return held-back figures."""
-    return train(settings, alignment_recipe(settings))
+def cda(settings: AlignmentTrainingSettings) -> None:
+    """Train, leave a model folder in ``settings.out``, and print held-back figures."""
+    print_json(train(settings, alignment_recipe(settings)))
 
 
 def alignment_recipe(settings: AlignmentTrainingSettings) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autoreg_rag.cli import print_json
 from autoreg_trainers.arguments import run
 from autoreg_trainers.data import Source, load_triplets
 from autoreg_trainers.objectives import Contrastive
@@ -14,25 +15,23 @@ the paper's tables, with the same data and the same encoder.
 """
 
 
-def contrastive(settings: ContrastiveSettings) -> dict[str, float]:
-    """Train and leave a model folder in ``settings.out``; return held-back figures."""
+def contrastive(settings: ContrastiveSettings) -> None:
+    """Train, leave a model folder in ``settings.out``, and print held-back figures."""
     sources = [Source.parse(source) for source in settings.sources]
-    return train(
-        settings,
-        Recipe(
-            stage="contrastive",
-            rows=lambda model: load_triplets(
-                sources,
-                model.backbone,
-                model.config,
-                seed=settings.seed,
-                max_rows=settings.max_rows,
-                strict=settings.strict,
-                num_negatives=settings.negatives,
-            ),
-            objective=lambda model: Contrastive(model, settings.token_budget, tau=settings.tau),
+    recipe = Recipe(
+        stage="contrastive",
+        rows=lambda model: load_triplets(
+            sources,
+            model.backbone,
+            model.config,
+            seed=settings.seed,
+            max_rows=settings.max_rows,
+            strict=settings.strict,
+            num_negatives=settings.negatives,
         ),
+        objective=lambda model: Contrastive(model, settings.token_budget, tau=settings.tau),
     )
+    print_json(train(settings, recipe))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autoreg_rag.cli import print_json
 from autoreg_trainers.arguments import run
 from autoreg_trainers.callbacks import NoContext
 from autoreg_trainers.data import Source, load_compression
@@ -17,28 +18,26 @@ vectors carry anything.
 """
 
 
-def ic(settings: CompressionSettings) -> dict[str, float]:
-    """Train and leave a model folder in ``settings.out``; return held-back figures."""
+def ic(settings: CompressionSettings) -> None:
+    """Train, leave a model folder in ``settings.out``, and print held-back figures."""
     sources = [Source.parse(source) for source in settings.sources]
-    return train(
-        settings,
-        Recipe(
-            stage="ic",
-            rows=lambda model: load_compression(
-                sources,
-                model.backbone,
-                model.config,
-                tasks=settings.tasks,
-                seed=settings.seed,
-                max_rows=settings.max_rows,
-                strict=settings.strict,
-            ),
-            objective=lambda model: Compression(
-                model, settings.token_budget, distillation=settings.distillation
-            ),
-            callbacks=lambda objective: [NoContext(objective)],
+    recipe = Recipe(
+        stage="ic",
+        rows=lambda model: load_compression(
+            sources,
+            model.backbone,
+            model.config,
+            tasks=settings.tasks,
+            seed=settings.seed,
+            max_rows=settings.max_rows,
+            strict=settings.strict,
         ),
+        objective=lambda model: Compression(
+            model, settings.token_budget, distillation=settings.distillation
+        ),
+        callbacks=lambda objective: [NoContext(objective)],
     )
+    print_json(train(settings, recipe))
 
 
 if __name__ == "__main__":

@@ -52,6 +52,8 @@ class AutoRegTrainer(Trainer):
         Datasets and callbacks, see `transformers.Trainer`.
     """
 
+    objective: Objective
+
     def __init__(
         self,
         objective: Objective,
@@ -77,13 +79,13 @@ class AutoRegTrainer(Trainer):
         """Build the optimizer: two learning rates, and no weight decay on vectors and the neck."""
         if self.optimizer is None:
             groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
-            for name, parameter in (model or self.model).named_parameters():
+            for name, parameter in (model or self.objective).named_parameters():
                 if parameter.requires_grad:
                     neck = ".neck." in name
                     decay = 0.0 if neck or parameter.dim() < 2 else self.args.weight_decay
                     rate = self.neck_learning_rate if neck else self.args.learning_rate
                     groups[rate, decay].append(parameter)
-            kind, kwargs = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
+            kind, kwargs = self.get_optimizer_cls_and_kwargs(self.args)
             self.optimizer = kind(
                 [
                     {"params": parameters, "lr": rate, "weight_decay": decay}
@@ -214,7 +216,7 @@ class AutoRegTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Return the objective's figures on held-back rows."""
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         kept, self._figures = self._figures, defaultdict(lambda: [0.0, 0.0])
         self._vectors = []
         self.objective.eval()
@@ -238,12 +240,14 @@ class AutoRegTrainer(Trainer):
         )
         return metrics
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
         # The frozen base is not copied into each checkpoint.
         values = state_dict or dict(self.objective.named_parameters())
         names = [name for name, value in self.objective.named_parameters() if value.requires_grad]
         state = {name: values[name].detach().cpu().contiguous() for name in names}
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / WEIGHTS_FILE, save(state))
 
@@ -259,7 +263,7 @@ class AutoRegTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
             write_whole(folder / COMPLETE_FILE, b"")
 
 

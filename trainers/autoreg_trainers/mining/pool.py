@@ -82,7 +82,7 @@ class Pool:
         """Return the positives of all rows that ask this query, and the query's own text."""
         key = normalised(query)
         itself = {self._numbers[key]} if key in self._numbers else set()
-        return self._positives[key]
+        return self._positives[key] | itself
 
     def groups(self, file: str, row: Row) -> set[Group]:
         """Return the groups that a row belongs to and that are respected."""
