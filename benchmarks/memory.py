@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 from pathlib import Path
@@ -37,9 +38,7 @@ def _status(name: str) -> float | None:
 
 
 def restart_peak() -> float:
-    """Forget the peak so far where that can be done (Linux); return the MiB held now."""
-    try:
+    """Forget the peak so far, where that can be done (Linux); return the MiB held now."""
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
-    return peak_mib()
+    return held_mib()

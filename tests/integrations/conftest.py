@@ -93,3 +93,15 @@ def kind(request) -> str:
 def index_folder(kind, make_index, model, tmp_path_factory) -> Path:
     """An index made with the tiny model."""
     return make_index(kind, model, tmp_path_factory.mktemp(f"index-{kind}"))
+
+
+@pytest.fixture
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that the documents index, in a working directory of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "penguins.txt").write_text("Penguins live on the coasts of Antarctica.")
+    (folder / "bread.md").write_text("# Bread\n\nBread is baked from flour, water and salt.")
+    (folder / "years.jsonl").write_text('{"text": "The bakery opened in spring.", "year": 1999}')
+    return folder

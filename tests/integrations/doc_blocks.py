@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parents[2] / "docs"
 
+_COMMAND = re.compile(r"^python (-m autoreg_rag\.index .*)$", re.MULTILINE)
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -24,15 +29,33 @@ def python_blocks(page: Path) -> list[str]:
     ]
 
 
-def run_page(name: str, **names: Any) -> dict[str, Any]:
+def run_blocks(
+    page: Path, blocks: Sequence[str], names: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Run blocks in order, and return what they have defined.
+
+    Parameters
+    ----------
+    page
+        Where they are from.
+    blocks
+        Some of its `python_blocks`.
+    names
+        What blocks before them have defined.
+    """
+    scope = {"__name__": "__main__"} if names is None else names
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), scope)
+    return scope
+
+
+def run_page(name: str) -> dict[str, Any]:
     """Run all blocks of a page in order, and return what they have defined.
 
     Parameters
     ----------
     name
         Of the page, below ``docs``, such as ``langchain.md``.
-    **names
-        What the blocks may use without defining it.
 
     Raises
     ------
@@ -43,7 +66,12 @@ def run_page(name: str, **names: Any) -> dict[str, Any]:
     blocks = python_blocks(page)
     if not blocks:
         raise ValueError(f"{page} has no python block")
-    scope: dict[str, Any] = {"__name__": "__main__", **names}
-    for block in blocks:
-        exec(compile(block, str(page), "exec"), scope)
-    return scope
+    return run_blocks(page, blocks)
+
+
+def run_index_commands(name: str) -> int:
+    """Run the page's commands that make an index, and return how many there are."""
+    commands = _COMMAND.findall((DOCS / name).read_text(encoding="utf-8"))
+    for command in commands:
+        subprocess.run([sys.executable, *shlex.split(command)], check=True, capture_output=True)
+    return len(commands)

@@ -301,6 +301,23 @@ def triplets(model, *, negatives=(2, 0, 1, 3), seed=0):
     return rows
 
 
+def with_own_references(objective, rows):
+    """The rows with the scores that the objective's own model gives now."""
+    scores = objective.reference(rows)
+    ends = scores["counts"].cumsum(0).tolist()
+    flat = scores["negatives"].tolist()
+    result = []
+    for i, row in enumerate(rows):
+        own = {
+            "reference_positive": scores["positive"][i].item(),
+            "reference_negatives": flat[ends[i] - len(row["negatives"]) : ends[i]],
+        }
+        if "prefix" in scores:
+            own["reference_prefix"] = scores["prefix"][i].tolist()
+        result.append({**row, **own})
+    return result
+
+
 def examples(model, count=6):
     """Rows of context, instruction and target, of very different lengths."""
     contexts = model.backbone.tokenize(TEXTS)

@@ -17,6 +17,7 @@ from tests.trainers.plain import (
     prepared,
     related,
     triplets,
+    with_own_references,
 )
 
 WIDE = {"beta": 0.02, "tau": 0.3}
@@ -44,23 +45,6 @@ def assert_plain(objective, folder, rows):
     wanted = plain.gradients(expected)
     assert any(value.any() for value in wanted.values())
     assert_same_gradients(found, wanted)
-
-
-def with_own_references(objective, rows):
-    """The rows with the scores that the objective's own model gives now."""
-    scores = objective.reference(rows)
-    ends = scores["counts"].cumsum(0).tolist()
-    flat = scores["negatives"].tolist()
-    result = []
-    for i, row in enumerate(rows):
-        own = {
-            "reference_positive": scores["positive"][i].item(),
-            "reference_negatives": flat[ends[i] - len(row["negatives"]) : ends[i]],
-        }
-        if "prefix" in scores:
-            own["reference_prefix"] = scores["prefix"][i].tolist()
-        result.append({**row, **own})
-    return result
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])

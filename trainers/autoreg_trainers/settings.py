@@ -17,7 +17,7 @@ def option(default: Any, text: str) -> Any:
 class TrainingSettings:
     """Settings of every kind of training."""
 
-    sources: list[str] = option(
+    sources: list[str | dict[str, Any]] = option(
         [], "Training data: files, folders, globs or hub datasets, each with :key=value options."
     )
     out: str = option("run", "Folder of the run: model/, checkpoints/, settings.yaml, curve.png.")
@@ -63,6 +63,9 @@ class TrainingSettings:
         None, "Folder of BEIR-layout and STS sets, for a small score while training."
     )
     probe_steps: int = option(200, "Take that score every so many steps; 0: at the end.")
+    probe_queries: int = option(50, "Queries of each set that the score is taken on.")
+    probe_documents: int = option(200, "Documents of each set that they are searched in.")
+    probe_pairs: int = option(200, "Sentence pairs of each STS file.")
     logging_steps: int = option(10, "Log every so many steps.")
     save_steps: int = option(0, "Write a checkpoint every so many steps; 0: by time alone.")
     save_minutes: float = option(3.0, "Write a checkpoint every so many minutes; 0: by steps.")

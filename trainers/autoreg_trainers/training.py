@@ -90,6 +90,7 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
     state = PartialState(cpu=settings.device == "cpu")
     out = Path(settings.out)
     _check(settings, out, state.num_processes)
+    probe = _probe(settings)
     set_seed(settings.seed)
     model = load_model(settings, recipe.stage)
     compile_layers(model, settings.compile)
@@ -112,7 +113,6 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
             f"there are {len(training)} rows to train on, fewer than the batch size "
             f"{settings.batch_size}"
         )
-    probe = Probe(Path(settings.probe), seed=settings.seed) if settings.probe else None
     trainer = AutoRegTrainer(
         objective,
         _arguments(settings, out, len(held), state.num_processes, prepared.backbone.device.type),
@@ -199,6 +199,18 @@ def target_modules(settings: TrainingSettings) -> str | list[str]:
     """Return the adapter's targets as peft takes them."""
     names = settings.lora_targets
     return names[0] if names == ["all-linear"] else names
+
+
+def _probe(settings: TrainingSettings) -> Probe | None:
+    if settings.probe is None:
+        return None
+    return Probe(
+        Path(settings.probe),
+        queries=settings.probe_queries,
+        documents=settings.probe_documents,
+        pairs=settings.probe_pairs,
+        seed=settings.seed,
+    )
 
 
 def _check(settings: TrainingSettings, out: Path, processes: int) -> None:
