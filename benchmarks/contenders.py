@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from memory import held_mib, peak_mib
+from memory import peak_mib, restart_peak
 from safetensors.torch import save_file
 from texts import triplets
 
@@ -124,7 +124,8 @@ class Step:
         for module in self.side.modules:
             for value in module.parameters():
                 value.sum()  # weights mapped from their file are not held before they are read
-        self.loaded, self.loading = held_mib(), peak_mib()
+        self.loading = peak_mib()
+        self.loaded = restart_peak()
 
     def step(self) -> dict[str, float]:
         """Make a step; return its seconds, of the clock and of the processor, and its loss."""
@@ -139,7 +140,7 @@ class Step:
         return {"seconds": seconds, "cpu": cpu, "system": system, "loss": loss}
 
     def memory(self) -> dict[str, float]:
-        """Return MiB: the process's peak, what it held with the models loaded, its peak by then."""
+        """Return MiB: the peak of all steps, what was held before them, the peak of loading."""
         return {"peak": peak_mib(), "loaded": self.loaded, "loading_peak": self.loading}
 
     def gradients(self, path: str) -> float:

@@ -12,9 +12,9 @@ that all steps are alike. The first ones, with what is compiled and memory that
 is touched for the first time, are not counted. Times are medians of the
 rounds, ratios medians of the rounds' ratios; CPU time shows what a busy machine
 hides, and system time what first touches of memory cost. Memory is the resident
-set: its peak over the process's life, libraries and models included; what was
-held once the models were loaded and read through; and the difference, what the
-steps took on top (activations, gradients, the optimizer's state).
+set: its peak over all steps, libraries and models included; what was held
+before them, with the models loaded and read through; and the difference, what
+the steps took on top (activations, gradients, the optimizer's state).
 
 Rows are cut at ``--tokens``, since the published procedure at full length needs
 more memory than many machines have; the cut is the same for all.

@@ -40,6 +40,8 @@ def test_a_model_with_convolutions_reads_the_prefix_with_each_text(tiny_folder, 
     AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(tmp_path)
     model = load(tmp_path)
     prefix = model.neck.bridge(model.compress(["a question"]))
+    with torch.inference_mode():
+        assert not SharedPrefix(model.decoder, prefix)._cache.is_shareable
     pairs, _ = states_both_ways(model, prefix)
     for (hidden, tokens), (plain_hidden, plain_tokens) in pairs:
         torch.testing.assert_close(hidden, plain_hidden)

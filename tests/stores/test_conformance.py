@@ -1,5 +1,8 @@
 """What every store must do, compared with a plain one."""
 
+import uuid
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -410,3 +413,30 @@ def test_any_series_of_operations_leaves_a_store_as_it_leaves_the_oracle(quick_f
             max_examples=24, stateful_step_count=20, deadline=None, derandomize=True, database=None
         ),
     )
+
+
+def test_metadata_is_replaced_and_nothing_else(filled):
+    before = list(filled.chunks())
+    files = list(filled.files())
+    queries = vectors(4, seed=9)
+    found = filled.search(queries, 50)
+    changed = [replace(c, metadata={**c.metadata, "extra": i / 7}) for i, c in enumerate(before)]
+    gone = Chunk(str(uuid.uuid4()), "not stored", "docs/a.md", 0, 10, {"extra": 1.0})
+    filled.set_metadata([*changed[:30], gone])
+    assert list(filled.chunks()) == changed[:30] + before[30:]
+    assert list(filled.files()) == files
+    for hits, earlier in zip(filled.search(queries, 50), found, strict=True):
+        assert [hit.chunk.id for hit in hits] == [hit.chunk.id for hit in earlier]
+        assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in earlier])
+    (hits,) = filled.search(queries[:1], 50, {"extra": 5 / 7})
+    assert [hit.chunk for hit in hits] == [changed[5]]
+    filled.set_metadata([])
+    filled.remove_file("docs/a.md")  # the changed chunks still belong to their files
+    assert not any(chunk.source == "docs/a.md" for chunk in filled.chunks())
+
+
+def test_metadata_that_cannot_be_stored_is_refused(filled):
+    before = list(filled.chunks())
+    with pytest.raises(StoreError, match="cannot be stored"):
+        filled.set_metadata([replace(before[0], metadata={"bad": float("nan")})])
+    assert list(filled.chunks()) == before

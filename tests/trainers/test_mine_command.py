@@ -34,17 +34,28 @@ def command(*options, cwd):
 
 
 @pytest.fixture
-def refusal(tmp_path, monkeypatch, capsys):
-    """Run the command in this process, and give the one line by which it refuses."""
+def here(tmp_path, monkeypatch, capsys):
+    """Run the command in this process, which has loaded all; give status, output and errors."""
     monkeypatch.chdir(tmp_path)
 
-    def refusal(*options):
-        monkeypatch.setattr(sys, "argv", ["mine", *options])
+    def here(*options):
+        monkeypatch.setattr(sys, "argv", ["mine", *map(str, options)])
         with pytest.raises(SystemExit) as ended:
             cli.main(mine.mine)
         captured = capsys.readouterr()
-        assert (ended.value.code, captured.out) == (1, "")
-        (line,) = [each for each in captured.err.splitlines() if each.startswith("error: ")]
+        return ended.value.code or 0, captured.out, captured.err
+
+    return here
+
+
+@pytest.fixture
+def refusal(here):
+    """Run the command, and give the one line by which it refuses."""
+
+    def refusal(*options):
+        status, output, errors = here(*options)
+        assert (status, output) == (1, "")
+        (line,) = [each for each in errors.splitlines() if each.startswith("error: ")]
         return line
 
     return refusal
@@ -60,7 +71,7 @@ def read(path):
     return [json.loads(line) for line in gzip.open(path, "rt", encoding="utf-8")]
 
 
-def test_files_of_each_format_give_the_same_negatives(tmp_path):
+def test_files_of_each_format_give_the_same_negatives(tmp_path, here):
     write(tmp_path / "data" / "plain.jsonl")
     write(tmp_path / "data" / "packed.jsonl.gz")
     table = pyarrow.Table.from_pylist(ROWS)
@@ -86,19 +97,19 @@ def test_files_of_each_format_give_the_same_negatives(tmp_path):
         len(row["neg"]) for rows in (packed, plain, table) for row in rows
     )
 
-    again = command("data", "--out", "data/mined", cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert "3 kept from an earlier run" in again.stdout
+    status, output, _ = here("data", "--out", "data/mined")
+    assert (status, output.splitlines()[0]) == (
+        0,
+        "files:     3 in data/mined (3 kept from an earlier run)",
+    )
 
 
-def test_by_the_model(tmp_path, tiny_folder):
+def test_by_the_model(tmp_path, here, tiny_folder):
     write(tmp_path / "a.jsonl")
     how = ["--margin", 1, "--device", "cpu", "--dtype", "float32", "--model", tiny_folder]
     for by in ("model", "both"):
-        result = command("a.jsonl", "--out", by, "--by", by, *how, cwd=tmp_path)
-        assert result.returncode == 0, result.stderr
-    words = command("a.jsonl", "--out", "words", "--margin", 1, cwd=tmp_path)
-    assert words.returncode == 0, words.stderr
+        assert here("a.jsonl", "--out", by, "--by", by, *how)[0] == 0
+    assert here("a.jsonl", "--out", "words", "--margin", 1)[0] == 0
     found = {
         by: [row["neg"] for row in read(tmp_path / by / "a.jsonl.gz")]
         for by in ("model", "both", "words")
@@ -108,21 +119,20 @@ def test_by_the_model(tmp_path, tiny_folder):
         assert set(both) <= set(model) | set(words)
 
 
-def test_bad_rows_are_named_and_left_out_or_end_a_strict_run(tmp_path, refusal):
+def test_bad_rows_are_named_and_left_out_or_end_a_strict_run(tmp_path, here, refusal, caplog):
     write(tmp_path / "a.jsonl", [*ROWS, {"query": "no answer"}, {"query": "q", "pos": "\ud800"}])
     with (tmp_path / "a.jsonl").open("a") as file:
         file.write('{"query": 3, "pos": "x"}\n{"text": "A text."}\n{broken\n')
-    result = command("a.jsonl", "--out", "out", "--json", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    for line in range(5, 10):
-        assert f"a.jsonl:{line}: " in result.stderr
-    assert json.loads(result.stdout)["bad"] == 5
+    status, output, _ = here("a.jsonl", "--out", "out", "--json")
+    assert status == 0
+    assert [f"a.jsonl:{line}: " in caplog.text for line in range(1, 10)] == [False] * 4 + [True] * 5
+    assert json.loads(output)["bad"] == 5
     assert len(read(tmp_path / "out" / "a.jsonl.gz")) == len(ROWS)
     assert "a.jsonl:5: " in refusal("a.jsonl", "--out", "new", "--strict")
     assert not (tmp_path / "new").exists()
 
 
-def test_what_the_user_can_mend_is_one_line(tmp_path, refusal):
+def test_what_the_user_can_mend_is_one_line(tmp_path, here, refusal):
     write(tmp_path / "a.jsonl")
     write(tmp_path / "other" / "a.jsonl.gz")
     write(tmp_path / "texts" / "t.jsonl", [{"text": "A text."}])
@@ -146,8 +156,7 @@ def test_what_the_user_can_mend_is_one_line(tmp_path, refusal):
     ]:
         assert message in refusal("--out", "out", *options)
     assert not (tmp_path / "out").exists()
-    result = command("a.jsonl", "--out", "out", "--by", "luck", cwd=tmp_path)
-    assert (result.returncode, result.stdout) == (2, "")
+    assert here("a.jsonl", "--out", "out", "--by", "luck")[0] == 2
     result = command("nowhere", "--out", "out", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.splitlines() == ["error: there is no file or folder nowhere"]
