@@ -10,8 +10,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llama_index.embeddings.autoreg import AutoRegEmbedding as AutoRegEmbedding
-
     from autoreg_rag.config import AutoRegConfig as AutoRegConfig
     from autoreg_rag.corpus.records import Chunk as Chunk
     from autoreg_rag.corpus.records import Hit as Hit
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from autoreg_rag.index.indexer import Indexer as Indexer
     from autoreg_rag.model import AutoRegModel as AutoRegModel
     from autoreg_rag.rerank import Reranker as Reranker
+    from llama_index.embeddings.autoreg import AutoRegEmbedding as AutoRegEmbedding
 
 _PLACES = {
     "AutoRegConfig": "autoreg_rag.config",

@@ -79,9 +79,10 @@ class Theirs:
     """The published step."""
 
     def __init__(self, contender: Contender) -> None:
-        from autoreg_trainers.objectives import AlignmentSettings
         from peft import LoraConfig, get_peft_model
         from published import Published
+
+        from autoreg_trainers.objectives import AlignmentSettings
 
         how = {"device": "cpu", "dtype": contender.dtype, "attention": contender.attention}
         base, decoder = (Backbone.load(DEFAULT_BASE.name, **how) for _ in range(2))

@@ -1,4 +1,4 @@
-"""autoreg-rag for LangChain: embeddings, a retriever and a reranker."""
+"""autoreg-rag for LangChain: embeddings, a retriever, a reranker and a chat model."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ except ModuleNotFoundError as error:
         "langchain_autoreg needs LangChain: pip install 'autoreg-rag[langchain]'"
     ) from error
 
+from langchain_autoreg.chat_models import AutoRegChat
 from langchain_autoreg.embeddings import AutoRegEmbeddings
 from langchain_autoreg.rerankers import AutoRegReranker
 from langchain_autoreg.retrievers import AutoRegRetriever
 
-__all__ = ["AutoRegEmbeddings", "AutoRegReranker", "AutoRegRetriever"]
+__all__ = ["AutoRegChat", "AutoRegEmbeddings", "AutoRegReranker", "AutoRegRetriever"]

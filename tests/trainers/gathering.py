@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from autoreg_trainers.objectives import Contrastive
 from safetensors.torch import save_file
 
+from autoreg_trainers.objectives import Contrastive
 from tests.trainers.plain import gradients, prepared, triplets
 
 NEGATIVES = (2, 0, 1, 3, 0)

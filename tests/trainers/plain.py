@@ -12,7 +12,6 @@ import math
 from pathlib import Path
 
 import torch
-from autoreg_trainers.adaptation import trainable
 from peft import PeftModel
 from torch import nn
 from torch.func import functional_call
@@ -20,6 +19,7 @@ from torch.nn.functional import cosine_similarity
 from transformers import AutoModelForCausalLM
 
 from autoreg_rag.model import AutoRegModel
+from autoreg_trainers.adaptation import trainable
 
 TEXTS = [
     "A class is a template.",

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from autoreg_trainers.adaptation import count, merged, rounded, trainable
-from autoreg_trainers.objectives import Compression
 from peft import PeftModel
 
 from autoreg_rag.errors import ModelError
 from autoreg_rag.model import AutoRegModel
+from autoreg_trainers.adaptation import count, merged, rounded, trainable
+from autoreg_trainers.objectives import Compression
 from tests.trainers.plain import TEXTS, examples, gradients, prepared, shaken
 
 FAMILIES = ["llama", "qwen", "mistral", "gemma"]

@@ -2,12 +2,12 @@ import dataclasses
 
 import pytest
 import torch
-from autoreg_trainers import divergence
-from autoreg_trainers.losses import ALIGNMENT_FORMS
-from autoreg_trainers.objectives import Alignment, AlignmentSettings
 
 from autoreg_rag import likelihood
 from autoreg_rag.model import AutoRegModel
+from autoreg_trainers import divergence
+from autoreg_trainers.losses import ALIGNMENT_FORMS
+from autoreg_trainers.objectives import Alignment, AlignmentSettings
 from tests.trainers.plain import (
     TEXTS,
     Plain,

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import pytest
 import yaml
-from autoreg_trainers.arguments import SettingsError, parse, save_effective
 from hypothesis import given
 from hypothesis import strategies as st
+
+from autoreg_trainers.arguments import SettingsError, parse, save_effective
 
 
 def about(text):

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from autoreg_trainers import divergence
-from autoreg_trainers.objectives import Compression
 
 from autoreg_rag import likelihood
 from autoreg_rag.model import AutoRegModel
+from autoreg_trainers import divergence
+from autoreg_trainers.objectives import Compression
 from tests.trainers.plain import (
     TEXTS,
     Plain,

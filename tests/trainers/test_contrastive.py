@@ -1,8 +1,8 @@
 import pytest
 import torch
-from autoreg_trainers.objectives import Contrastive
 from safetensors.torch import load_file
 
+from autoreg_trainers.objectives import Contrastive
 from tests.trainers.gathering import SHARES, rows_of, work
 from tests.trainers.plain import (
     Plain,

@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from autoreg_trainers.curve import draw_curve
 from matplotlib.image import imread
+
+from autoreg_trainers.curve import draw_curve
 
 
 def drawn(tmp_path, history, **how):

@@ -2,6 +2,7 @@ import weakref
 
 import pytest
 import torch
+
 from autoreg_trainers.cut import rowwise
 
 

@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from autoreg_trainers.divergence import token_divergence
 
 from autoreg_rag.likelihood import CHUNK
+from autoreg_trainers.divergence import token_divergence
 from tests.trainers.plain import js, kl
 
 PLAIN = {"kl": kl, "js": js}

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from autoreg_trainers.health import alignment, effective_rank, uniformity
 from torch.nn.functional import normalize
+
+from autoreg_trainers.health import alignment, effective_rank, uniformity
 
 SHAPES = [(2, 3), (7, 5), (64, 576)]
 

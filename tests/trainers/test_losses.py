@@ -2,6 +2,9 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
 from autoreg_trainers.losses import (
     ALIGNMENT_FORMS,
     alignment_score,
@@ -10,8 +13,6 @@ from autoreg_trainers.losses import (
     saturated,
     separation_score,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 BETAS = st.floats(0.01, 2)
 NATS = st.floats(0, 60)

@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoreg_rag.lexical import BM25Index
 from autoreg_trainers.mining.counts import Counts
 from autoreg_trainers.mining.miner import Miner
 from autoreg_trainers.mining.pool import Pool, normalised
 from autoreg_trainers.mining.ranking import VectorScorer, rank
 from autoreg_trainers.mining.row import Row
 from autoreg_trainers.mining.settings import MiningError, Settings
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from autoreg_rag.lexical import BM25Index
 
 WORDS = ["apple", "banana", "cherry", "grape", "lemon", "melon"]
 

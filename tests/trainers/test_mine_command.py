@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from autoreg_trainers import mine
-from autoreg_trainers.mining.pool import normalised
 
 from autoreg_rag import cli
+from autoreg_trainers import mine
+from autoreg_trainers.mining.pool import normalised
 
 ROWS = [
     {"query": "how is bread baked", "pos": "Bread is baked from flour.", "neg": [], "kind": "qa"},

@@ -8,6 +8,7 @@ import signal
 from itertools import pairwise
 
 import pytest
+
 from autoreg_trainers.mining.job import Job
 from autoreg_trainers.mining.row import Row
 from autoreg_trainers.mining.settings import MiningError, Settings

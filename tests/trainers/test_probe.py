@@ -6,7 +6,6 @@ from statistics import fmean
 
 import pytest
 import torch
-from autoreg_trainers.probe import Probe, ProbeCallback
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
@@ -14,6 +13,7 @@ from autoreg_rag.errors import EvaluationError
 from autoreg_rag.evaluate.discovery import load_sets
 from autoreg_rag.evaluate.retrieval import evaluate_retrieval
 from autoreg_rag.evaluate.sts import evaluate_sts
+from autoreg_trainers.probe import Probe, ProbeCallback
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "eval"
 

@@ -3,11 +3,11 @@ import json
 
 import pytest
 import torch
+from datasets import Dataset
+
 from autoreg_trainers import references
 from autoreg_trainers.objectives import Alignment, AlignmentSettings
 from autoreg_trainers.references import ReferenceError, with_references
-from datasets import Dataset
-
 from tests.trainers.plain import Plain, assert_same_gradients, gradients, prepared, triplets
 
 

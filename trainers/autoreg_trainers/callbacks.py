@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from autoreg_trainers.objectives import Compression
+
+logger = logging.getLogger(__name__)
+
+
+class Progress(ProgressCallback):  # type: ignore[misc]
+    """Tells figures by the log, beside transformers' bar: standard output is for the result."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write one line of figures."""
+        if state.is_world_process_zero and logs:
+            figures = [
+                f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+                for name, value in logs.items()
+                if name != "total_flos"
+            ]
+            logger.info("step %d of %d: %s", state.global_step, state.max_steps, ", ".join(figures))
 
 
 class Clock(TrainerCallback):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ from autoreg_trainers.objectives import Objective, Outcome
 from autoreg_trainers.objectives.objective import Row
 
 logger = logging.getLogger(__name__)
+
+Figures = dict[str, tuple[float, int]]
+"""Sum and count of what is reported, by name."""
 
 WEIGHTS_FILE = "trainable.safetensors"
 COMPLETE_FILE = "complete"
@@ -66,7 +69,7 @@ class AutoRegTrainer(Trainer):
         self.objective = objective
         self.neck_learning_rate = neck_learning_rate
         self.token_budget = objective.token_budget
-        self._figures: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        self._figures: Figures = {}
         self._vectors: list[tuple[Tensor, Tensor]] = []
         objective.one_pass = self._sharded
 
@@ -101,18 +104,27 @@ class AutoRegTrainer(Trainer):
         """Add a batch's gradients; return its mean loss per unit, this process's share."""
         model.train()
         rows: list[Row] = inputs["rows"]
+        # What processes exchange is not in the loop, which each may run a different
+        # number of times.
+        units = self._over_processes({"units": (float(sum(map(self.objective.units, rows))), 1)})
         while True:
             try:
-                return self._batch(model, rows)
+                loss = self._gradients(model, rows, _processes() / units["units"][0])
+                break
             except (RuntimeError, MemoryError) as error:
                 self._make_room(error)
             model.zero_grad()
             clear_device_cache(garbage_collection=True)
+        if isinstance(model, DistributedDataParallel):
+            self._average_gradients()
+        return loss
 
     def _make_room(self, error: Exception) -> None:
         """Halve the budget after running out of memory; raise what is another error."""
         memory = isinstance(error, MemoryError) or should_reduce_batch_size(error)
-        if not memory or self._sharded or self.token_budget <= MIN_TOKEN_BUDGET:
+        # Where other processes wait in the middle of this one's passes it cannot start over.
+        waited_for = self._sharded or (_processes() > 1 and self.objective.exchanges)
+        if not memory or waited_for or self.token_budget <= MIN_TOKEN_BUDGET:
             raise error
         self.token_budget = self.objective.token_budget = self.token_budget // 2
         logger.warning(
@@ -121,12 +133,11 @@ class AutoRegTrainer(Trainer):
             self.token_budget,
         )
 
-    def _batch(self, model: nn.Module, rows: list[Row]) -> Tensor:
-        # Gradients are exchanged here, once, so that processes may make different
-        # numbers of passes; sharded weights have their own way.
+    def _gradients(self, model: nn.Module, rows: list[Row], scale: float) -> Tensor:
+        """Add the gradients of the rows' loss times `scale`; return that, and keep the figures."""
+        # Past DDP, which would exchange gradients with each pass: processes may make
+        # different numbers of passes. Sharded weights have their own way.
         module = model.module if isinstance(model, DistributedDataParallel) else model
-        units = self._over_processes([float(sum(map(self.objective.units, rows)))])[0]
-        scale = dist.get_world_size() / units if _distributed() else 1 / units
         loss = torch.zeros((), device=self.args.device)
         outcomes = []
         parts = list(self._parts(rows))
@@ -137,8 +148,6 @@ class AutoRegTrainer(Trainer):
                 self.accelerator.backward(share)
             loss += share.detach()
             outcomes.append(outcome)
-        if isinstance(model, DistributedDataParallel):
-            self._average_gradients(module)
         self._vectors = []
         for outcome in outcomes:
             self._record(outcome)
@@ -162,39 +171,35 @@ class AutoRegTrainer(Trainer):
         for positions in np.array_split(np.arange(len(rows)), int(count)):
             yield [rows[i] for i in positions]
 
-    def _average_gradients(self, module: nn.Module) -> None:
-        for parameter in module.parameters():
+    def _average_gradients(self) -> None:
+        for parameter in self.objective.parameters():
             if parameter.requires_grad:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
                 dist.all_reduce(parameter.grad)
                 parameter.grad /= dist.get_world_size()
 
-    def _over_processes(self, numbers: Sequence[float]) -> list[float]:
-        """Return each number's sum over all processes."""
-        total = torch.tensor(numbers, dtype=torch.float64, device=_exact(self.args.device))
-        if _distributed():
-            dist.all_reduce(total)
-        return [float(number) for number in total.tolist()]
+    def _over_processes(self, sums: Figures) -> Figures:
+        """Return each figure's sum and count over all processes, whichever have it."""
+        if _processes() == 1:
+            return dict(sums)
+        everyone: list[Figures] = [{}] * dist.get_world_size()
+        dist.all_gather_object(everyone, dict(sums))
+        totals: Figures = {}
+        for part in everyone:
+            _add(totals, part)
+        return totals
 
     def _record(self, outcome: Outcome) -> None:
-        for name, (total, count) in outcome.sums.items():
-            figure = self._figures[name]
-            figure[0] += total
-            figure[1] += count
+        _add(self._figures, outcome.sums)
         if outcome.vectors is not None:
             self._vectors.append(outcome.vectors)
 
     def _drained(self) -> dict[str, float]:
         """Return the means of all figures since the last call, and the vectors' health."""
-        names = sorted(self._figures)
-        totals = self._over_processes([x for name in names for x in self._figures[name]])
-        self._figures.clear()
-        means = {
-            name: totals[2 * i] / totals[2 * i + 1]
-            for i, name in enumerate(names)
-            if totals[2 * i + 1]
-        }
+        sums = self._over_processes(self._figures)
+        self._figures = {}
+        means = {name: total / count for name, (total, count) in sorted(sums.items()) if count}
         if self._vectors:
             queries, documents = map(torch.cat, zip(*self._vectors, strict=True))
             means["alignment"] = float(health.alignment(queries, documents))
@@ -217,21 +222,17 @@ class AutoRegTrainer(Trainer):
     ) -> dict[str, float]:
         """Return the objective's figures on held-back rows."""
         dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-        kept, self._figures = self._figures, defaultdict(lambda: [0.0, 0.0])
-        self._vectors = []
+        kept, self._figures, self._vectors = self._figures, {}, []
         self.objective.eval()
         world, rank = self.args.world_size, self.args.process_index
         size = self.args.per_device_eval_batch_size
-        loss = units = 0.0
         with torch.no_grad():
             for start in range(rank * size, len(dataset), world * size):
                 rows = [dataset[i] for i in range(start, min(start + size, len(dataset)))]
                 outcome: Outcome = self.objective(rows)
                 self._record(outcome)
-                loss += float(outcome.loss)
-                units += outcome.units
-        loss, units = self._over_processes([loss, units])
-        means = {"loss": loss / units, **self._drained()}
+                _add(self._figures, {"loss": (float(outcome.loss), outcome.units)})
+        means = self._drained()
         self._figures, self._vectors = kept, []
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
         super().log(dict(metrics))
@@ -277,10 +278,11 @@ def _as_rows(rows: list[Row]) -> dict[str, list[Row]]:
     return {"rows": rows}
 
 
-def _distributed() -> bool:
-    return dist.is_initialized() and dist.get_world_size() > 1
+def _add(totals: Figures, sums: Figures) -> None:
+    for name, (total, count) in sums.items():
+        before = totals.get(name, (0.0, 0))
+        totals[name] = before[0] + total, before[1] + count
 
 
-def _exact(device: torch.device) -> torch.device:
-    """Return where float64 can be had: Apple's GPUs have none."""
-    return torch.device("cpu") if device.type == "mps" else device
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
-from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments, set_seed
 
 from autoreg_rag.backbone import choose_device
 from autoreg_rag.config import Stage
@@ -19,7 +19,7 @@ from autoreg_rag.model import AutoRegModel
 from autoreg_trainers.acceleration import compile_layers, training_attention
 from autoreg_trainers.adaptation import rounded, trainable
 from autoreg_trainers.arguments import save_effective
-from autoreg_trainers.callbacks import Clock
+from autoreg_trainers.callbacks import Clock, Progress
 from autoreg_trainers.curve import draw_curve
 from autoreg_trainers.data import held_back
 from autoreg_trainers.objectives import Objective
@@ -121,7 +121,9 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
         eval_dataset=held,
         callbacks=[Clock(settings.save_minutes, settings.max_minutes)],
     )
-    for callback in recipe.callbacks(objective):
+    for printing in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printing)
+    for callback in [Progress(), *recipe.callbacks(objective)]:
         trainer.add_callback(callback)
     if probe is not None:
         trainer.add_callback(ProbeCallback(probe, trainer, prepared, settings.probe_steps))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from langchain_autoreg import AutoRegEmbeddings, AutoRegRetriever
 
 

@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from langchain_autoreg import AutoRegEmbeddings
 from langchain_core.documents import Document
 from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import ValidationError
 
 from autoreg_rag.errors import FingerprintError, ModelError, StoreError
 from autoreg_rag.sharing import SharedModel
+from langchain_autoreg import AutoRegEmbeddings
 
 TEXTS = [
     "Whales live in the sea.",

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from langchain_autoreg import AutoRegEmbeddings, AutoRegRetriever
 from langchain_qdrant import QdrantVectorStore
 from qdrant_client import models
 
 from autoreg_rag.errors import FingerprintError
 from autoreg_rag.stores.names import COLLECTION
+from langchain_autoreg import AutoRegEmbeddings, AutoRegRetriever
 
 QUESTION = "What do whales live in?"
 

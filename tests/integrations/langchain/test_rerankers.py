@@ -7,7 +7,6 @@ import threading
 
 import numpy as np
 import pytest
-from langchain_autoreg import AutoRegEmbeddings, AutoRegReranker
 from langchain_core.documents import Document
 from pydantic import ValidationError
 
@@ -17,6 +16,7 @@ from autoreg_rag.rerank import Reranker, parts
 from autoreg_rag.rerank.fusion import standard_sum
 from autoreg_rag.rerank.likelihoods import Likelihoods
 from autoreg_rag.scores import DEFAULT_SCORE, SCORES
+from langchain_autoreg import AutoRegEmbeddings, AutoRegReranker
 
 QUESTION = "What is bread made of?"
 TEXTS = [

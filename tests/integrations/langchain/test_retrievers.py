@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from langchain_autoreg import AutoRegReranker, AutoRegRetriever
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnablePassthrough
 from pydantic import ValidationError
@@ -19,6 +18,7 @@ from autoreg_rag.index.index import Index
 from autoreg_rag.rerank import Reranker
 from autoreg_rag.scores import SCORES
 from autoreg_rag.stores import open_store
+from langchain_autoreg import AutoRegReranker, AutoRegRetriever
 
 QUESTION = "What do whales live in?"
 HOW = {"dtype": "float32", "device": "cpu"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import pytest
-from langchain_autoreg import AutoRegEmbeddings, AutoRegRetriever
 from langchain_tests.integration_tests import (
     EmbeddingsIntegrationTests,
     RetrieversIntegrationTests,
@@ -13,6 +12,7 @@ from langchain_tests.integration_tests import (
 from langchain_tests.unit_tests import EmbeddingsUnitTests
 
 from autoreg_rag.sharing import SharedModel
+from langchain_autoreg import AutoRegEmbeddings, AutoRegRetriever
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+
 from llama_index.embeddings.autoreg import AutoRegEmbedding
 
 

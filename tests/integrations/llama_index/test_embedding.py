@@ -23,11 +23,11 @@ from llama_index.core.instrumentation.events.embedding import (
 )
 from llama_index.core.schema import MetadataMode, TextNode
 from llama_index.core.storage.kvstore import SimpleKVStore
-from llama_index.embeddings.autoreg import AutoRegEmbedding
 from pydantic import ValidationError
 
 import autoreg_rag
 from autoreg_rag.errors import FingerprintError, ModelError
+from llama_index.embeddings.autoreg import AutoRegEmbedding
 
 TEXTS = [
     "one text",

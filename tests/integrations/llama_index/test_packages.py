@@ -24,6 +24,7 @@ def test_only_the_packages_themselves_have_an_init_file():
     inits = {path.parent.relative_to(INTEGRATIONS) for path in INTEGRATIONS.rglob("__init__.py")}
     assert {str(path) for path in inits if path.parts[0] == "llama_index"} == {
         "llama_index/embeddings/autoreg",
+        "llama_index/llms/autoreg",
         "llama_index/postprocessor/autoreg_rerank",
         "llama_index/vector_stores/autoreg",
     }

@@ -14,8 +14,6 @@ from llama_index.core.schema import (
     QueryBundle,
     TextNode,
 )
-from llama_index.embeddings.autoreg import AutoRegEmbedding
-from llama_index.postprocessor.autoreg_rerank import AutoRegRerank
 from pydantic import ValidationError
 
 from autoreg_rag.corpus.records import Chunk
@@ -25,6 +23,8 @@ from autoreg_rag.rerank import Reranker, parts
 from autoreg_rag.rerank.fusion import standard_sum
 from autoreg_rag.rerank.likelihoods import Likelihoods
 from autoreg_rag.scores import SCORES, WITH_BASELINE
+from llama_index.embeddings.autoreg import AutoRegEmbedding
+from llama_index.postprocessor.autoreg_rerank import AutoRegRerank
 
 QUESTION = "What is bread made of?"
 TEXTS = [

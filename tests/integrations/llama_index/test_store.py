@@ -14,8 +14,6 @@ from llama_index.core.vector_stores import (
     VectorStoreQuery,
 )
 from llama_index.core.vector_stores.types import VectorStoreQueryMode
-from llama_index.embeddings.autoreg import AutoRegEmbedding
-from llama_index.vector_stores.autoreg import AutoRegVectorStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from pydantic import ValidationError
 from qdrant_client import QdrantClient
@@ -23,6 +21,8 @@ from qdrant_client import QdrantClient
 from autoreg_rag import Index
 from autoreg_rag.errors import FingerprintError, StoreError
 from autoreg_rag.stores import open_store
+from llama_index.embeddings.autoreg import AutoRegEmbedding
+from llama_index.vector_stores.autoreg import AutoRegVectorStore
 
 QUESTION = "What do whales live in?"
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from autoreg_trainers.data import DataError, Source, load_compression, load_triplets, rows_hash
 
 from autoreg_rag.backbone import Backbone
 from autoreg_rag.model import AutoRegModel
+from autoreg_trainers.data import DataError, Source, load_compression, load_triplets, rows_hash
 from tests.trainers.data.conftest import Write, pairs
 
 PROGRAM = """

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from autoreg_trainers.data import TASKS, DataError, Source, load_compression, rows_hash
-from autoreg_trainers.data.records import Record, Shape
-from autoreg_trainers.data.tasks import examples, task_shares
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoreg_rag.config import AutoRegConfig
 from autoreg_rag.model import AutoRegModel
+from autoreg_trainers.data import TASKS, DataError, Source, load_compression, rows_hash
+from autoreg_trainers.data.records import Record, Shape
+from autoreg_trainers.data.tasks import examples, task_shares
 from tests.trainers.data.conftest import Ids, Write, pairs
 
 CONFIG = AutoRegConfig("a base", "its hash")

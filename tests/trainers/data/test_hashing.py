@@ -3,10 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from autoreg_trainers.data import rows_hash
 from datasets import Dataset, List, Value, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from autoreg_trainers.data import rows_hash
 
 IDS = st.lists(st.integers(0, 5), max_size=3)
 ROWS = st.lists(

@@ -4,10 +4,11 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from autoreg_trainers.data import DataError, held_back
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from autoreg_trainers.data import DataError, held_back
 
 TEXTS = ("query", "positive", "context", "target")
 TOKENS = st.lists(st.integers(0, 3), min_size=1, max_size=3)

@@ -6,11 +6,12 @@ import logging
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from autoreg_trainers.data import Source
 from autoreg_trainers.data.assignment import assigned
 from autoreg_trainers.data.mixing import draw, filled, rows_by_source
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 WEIGHTS = st.floats(0.01, 100)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from autoreg_trainers.data import DataError, Source, load_compression, load_triplets
 
 from autoreg_rag.model import AutoRegModel
+from autoreg_trainers.data import DataError, Source, load_compression, load_triplets
 from tests.trainers.data.conftest import Write, pairs
 
 

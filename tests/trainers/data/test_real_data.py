@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from autoreg_trainers.data import Source, held_back, load_compression, load_triplets
 
 from autoreg_rag.model import AutoRegModel
+from autoreg_trainers.data import Source, held_back, load_compression, load_triplets
 
 FOLDER = Path(__file__).parents[4] / "shared" / "data" / "train"
 

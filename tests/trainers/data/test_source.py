@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from autoreg_trainers.data import DataError, Source
 from hypothesis import given
 from hypothesis import strategies as st
+
+from autoreg_trainers.data import DataError, Source
 
 
 def test_settings_follow_the_path_after_colons():

@@ -5,9 +5,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from autoreg_trainers.data import DataError, Source, load_triplets, rows_hash
 
 from autoreg_rag.model import AutoRegModel
+from autoreg_trainers.data import DataError, Source, load_triplets, rows_hash
 from tests.trainers.data.conftest import Ids, Write, pairs
 
 ROW = {

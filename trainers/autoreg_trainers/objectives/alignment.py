@@ -132,10 +132,11 @@ class Alignment(Objective):
             "margin": summed(margin),
             "reward_margin": summed(gain[owner] - negative_gain),
             "preferred": summed((margin > 0).float()),
-            "s1_saturated": summed(saturated(settings.beta * distance).float()),
             "s2_saturated": summed(saturated(argument).float()),
             "distance": summed(distance),
         }
+        if settings.form != "log_sigmoid":  # whose slope is not lost at large distances
+            sums["s1_saturated"] = summed(saturated(settings.beta * distance).float())
         if settings.contrastive_weight:
             own = torch.arange(n, device=queries.device)
             mask = _others(rows).to(queries.device)
@@ -188,7 +189,8 @@ class Alignment(Objective):
                 token_divergence(kind, p, q, base.head_weight, softcap=base.softcap), batch
             )
 
-        sums = self.decode(divergence, targets, bridge(queries), bridge(documents), copies=2)
+        lengths = [2 * (self.model.neck.k + len(ids)) for ids in targets]
+        sums = self.decode(divergence, lengths, bridge(queries), bridge(documents))
         return self._reduced(sums, targets)
 
     @torch.no_grad()

@@ -72,8 +72,11 @@ class Compression(Objective):
             mixed = self.distillation * distance - (1 - self.distillation) * scores
             return row_sums(mixed, batch)
 
-        copies = 1 if not self.distillation else 3
-        losses = self.decode(loss, targets, prefix, copies=copies)
+        lengths = [self.model.neck.k + len(ids) for ids in targets]
+        if self.distillation:  # the teacher reads context and target
+            pairs = zip(lengths, contexts, targets, strict=True)
+            lengths = [length + len(context) + len(ids) for length, context, ids in pairs]
+        losses = self.decode(loss, lengths, prefix)
         sums = {"nll": (-float(likelihood.sum()), units)}
         if self.compare:
             nothing = -float(self.no_context(targets).sum())

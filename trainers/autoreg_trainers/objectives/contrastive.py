@@ -32,6 +32,7 @@ class Contrastive(Objective):
     """
 
     separable = False
+    exchanges = True
 
     def __init__(self, model: AutoRegModel, token_budget: int, *, tau: float = 0.05) -> None:
         super().__init__(model, token_budget)

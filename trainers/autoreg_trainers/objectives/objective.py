@@ -59,12 +59,15 @@ class Objective(nn.Module, ABC):
     separable
         Whether the loss of a batch is the sum over its rows, so that a batch
         may be worked off in parts.
+    exchanges
+        Whether a pass waits for the other processes' passes.
     one_pass
         Whether each role runs once per call, on padded rows, as sharded weights
         need: there every process must make the same number of passes.
     """
 
     separable = True
+    exchanges = False
 
     def __init__(self, model: AutoRegModel, token_budget: int) -> None:
         super().__init__()
@@ -177,34 +180,31 @@ class Objective(nn.Module, ABC):
         def score(rows: Sequence[int], prefix: Tensor) -> Tensor:
             return self.model.decoder.log_probs(prefix, [targets[i] for i in rows])
 
-        return self.decode(score, targets, prefix)
+        lengths = [prefix.shape[1] + len(ids) for ids in targets]
+        return self.decode(score, lengths, prefix)
 
     def decode(
         self,
         function: Callable[..., Tensor],
-        targets: Sequence[Sequence[int]],
+        lengths: Sequence[int],
         *prefixes: Tensor,
-        copies: int = 1,
     ) -> Tensor:
-        """Apply a function of prefixes and targets under the frozen decoder, `rowwise`.
+        """Apply a function of prefixes under the frozen decoder, `rowwise`.
 
         Parameters
         ----------
         function
             See `cut.rowwise`.
-        targets
-            n rows of ids.
+        lengths
+            How many tokens the decoder runs for each row, for the budget, [n].
         *prefixes
             What stands before the targets, [n, p, d] each.
-        copies
-            How many times the function runs each target, for the budget.
 
         Returns
         -------
         Tensor
             [n].
         """
-        lengths = [copies * (prefixes[0].shape[1] + len(ids)) for ids in targets]
         with self.model.as_decoder():
             return rowwise(function, self.buckets(lengths), *prefixes)
 

@@ -8,10 +8,10 @@ from typing import Any
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.bridge.pydantic import Field, field_validator
 from llama_index.core.storage.kvstore.types import BaseKVStore
-from llama_index.embeddings.autoreg.cache import Role, VectorCache
-from llama_index.embeddings.autoreg.settings import ModelSettings
 
 from autoreg_rag.model import AutoRegModel
+from llama_index.embeddings.autoreg.cache import Role, VectorCache
+from llama_index.embeddings.autoreg.settings import ModelSettings
 
 
 class AutoRegEmbedding(ModelSettings, BaseEmbedding):

@@ -10,12 +10,12 @@ from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
-from llama_index.embeddings.autoreg.settings import ModelSettings
 
 from autoreg_rag.corpus.records import Chunk, Hit
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.rerank import Reranker
 from autoreg_rag.scores import DEFAULT_SCORE, Score
+from llama_index.embeddings.autoreg.settings import ModelSettings
 
 RETRIEVAL_SCORE = "retrieval_score"
 """The key of metadata under which the score before reranking is kept."""

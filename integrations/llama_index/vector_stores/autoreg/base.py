@@ -24,14 +24,14 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQueryMode,
     VectorStoreQueryResult,
 )
-from llama_index.embeddings.autoreg import AutoRegEmbedding
-from llama_index.vector_stores.autoreg.filters import alternatives
 
 from autoreg_rag.corpus.records import Chunk, Hit
 from autoreg_rag.errors import StoreError
 from autoreg_rag.stores import Store, Vectors, open_store
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
 from autoreg_rag.stores.where import SOURCE, matches
+from llama_index.embeddings.autoreg import AutoRegEmbedding
+from llama_index.vector_stores.autoreg.filters import alternatives
 
 
 class AutoRegVectorStore(BasePydanticVectorStore):
