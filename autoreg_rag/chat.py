@@ -76,8 +76,8 @@ class Chat:
         ids = self.ids(messages)
         if len(ids) + max_new_tokens > self.window:
             raise ModelError(
-                f"the conversation has {len(ids)} tokens, which with a reply of {max_new_tokens} is "
-                f"more than the model's {self.window}: give it fewer or shorter passages"
+                f"the conversation has {len(ids)} tokens; with {max_new_tokens} for the reply that "
+                f"is more than the model's {self.window}: give it fewer or shorter passages"
             )
         inputs = torch.tensor([ids], device=backbone.device)
         language_model: Any = backbone.language_model
@@ -89,8 +89,8 @@ class Chat:
                 do_sample=False,
                 pad_token_id=backbone.tokenizer.eos_token_id,
             )
-        text: str = backbone.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
-        return text.strip()
+        text = backbone.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
+        return str(text).strip()
 
     def ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of a conversation, up to where the reply begins."""
@@ -111,7 +111,7 @@ class Chat:
                 f"{backbone.name} refuses the conversation: {first_line(error)}"
             ) from error
         # Parts of the frame and numbers of messages take turns.
-        parts = re.split(_PLACE.format(r"(\d+)"), frame)
+        parts = re.split(_PLACE.format(r"(\d+)"), str(frame))
         ids: list[int] = []
         for place, part in enumerate(parts):
             if place % 2:

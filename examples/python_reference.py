@@ -11,14 +11,19 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 
-def main() -> None:
+def write_reference(folder: Path) -> None:
     """Write one file for each topic of ``pydoc``."""
-    if len(sys.argv) != 2:
-        sys.exit("usage: python examples/python_reference.py FOLDER")
-    folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in topics.items():
         (folder / f"{name}.rst").write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Write the files into the folder that is named on the command line."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python examples/python_reference.py FOLDER")
+    folder = Path(sys.argv[1])
+    write_reference(folder)
     print(f"{len(topics)} files in {folder}")
 
 

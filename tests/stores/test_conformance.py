@@ -427,7 +427,9 @@ def test_metadata_is_replaced_and_nothing_else(filled):
     assert list(filled.files()) == files
     for hits, earlier in zip(filled.search(queries, 50), found, strict=True):
         assert [hit.chunk.id for hit in hits] == [hit.chunk.id for hit in earlier]
-        assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in earlier])
+        assert [hit.score for hit in hits] == pytest.approx(
+            [hit.score for hit in earlier], abs=1e-6
+        )
     (hits,) = filled.search(queries[:1], 50, {"extra": 5 / 7})
     assert [hit.chunk for hit in hits] == [changed[5]]
     filled.set_metadata([])

@@ -20,7 +20,7 @@ from autoreg_trainers.objectives import Compression
 logger = logging.getLogger(__name__)
 
 
-class Progress(ProgressCallback):  # type: ignore[misc]
+class Progress(ProgressCallback):
     """Tells figures by the log, beside transformers' bar: standard output is for the result."""
 
     def on_log(

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.compute as pc
 
 from autoreg_rag.cli import print_json
 from autoreg_rag.model import AutoRegModel
 from autoreg_trainers.arguments import run
-from autoreg_trainers.data import Source, load_triplets
+from autoreg_trainers.data import DataError, Source, load_triplets
 from autoreg_trainers.objectives import Alignment, AlignmentSettings
 from autoreg_trainers.references import with_references
 from autoreg_trainers.settings import AlignmentTrainingSettings
 from autoreg_trainers.training import Recipe, train
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+BLOCK = 4096
+"""Rows looked at at once."""
 
 DESCRIPTION = """
 Conditional Distribution Alignment, on a model that Information Compression has
@@ -31,6 +44,19 @@ def alignment_recipe(settings: AlignmentTrainingSettings) -> Recipe:
     sources = [Source.parse(source) for source in settings.sources]
     folder = Path(settings.references or Path(settings.out) / "references")
 
+    def rows(model: AutoRegModel) -> Dataset:
+        triplets = load_triplets(
+            sources,
+            model.backbone,
+            model.config,
+            seed=settings.seed,
+            max_rows=settings.max_rows,
+            strict=settings.strict,
+            num_negatives=settings.negatives,
+        )
+        batch = settings.in_batch_negatives or settings.contrastive_weight
+        return triplets if batch else with_negatives(triplets)
+
     def objective(model: AutoRegModel) -> Alignment:
         return Alignment(
             model,
@@ -48,18 +74,35 @@ def alignment_recipe(settings: AlignmentTrainingSettings) -> Recipe:
 
     return Recipe(
         stage="cda",
-        rows=lambda model: load_triplets(
-            sources,
-            model.backbone,
-            model.config,
-            seed=settings.seed,
-            max_rows=settings.max_rows,
-            strict=settings.strict,
-            num_negatives=settings.negatives,
-        ),
+        rows=rows,
         objective=objective,
         prepare=lambda objective, rows: with_references(objective, rows, folder),
     )
+
+
+def with_negatives(rows: Dataset) -> Dataset:
+    """Return the rows that have a negative: without one, L_CDA is 0 whatever the model does.
+
+    Raises
+    ------
+    DataError
+        No row has one.
+    """
+    kept: list[bool] = []
+    for table in rows.select_columns(["negatives"]).with_format("arrow").iter(BLOCK):
+        kept += pc.greater(pc.list_value_length(table["negatives"]), 0).to_pylist()
+    if not any(kept):
+        raise DataError(
+            f"none of the {len(rows)} rows has a negative; mine some by "
+            "python -m autoreg_trainers.mine, or set in_batch_negatives"
+        )
+    if not all(kept):
+        logger.warning(
+            "%d of %d rows have no negative and are left out; mine some, or set in_batch_negatives",
+            kept.count(False),
+            len(rows),
+        )
+    return rows.select(np.flatnonzero(kept))
 
 
 if __name__ == "__main__":

@@ -5,12 +5,11 @@ from __future__ import annotations
 import typer
 from accelerate import PartialState
 
-from autoreg_rag.errors import ModelError
 from autoreg_trainers.acceleration import compile_layers
 from autoreg_trainers.arguments import run
 from autoreg_trainers.cda import alignment_recipe
 from autoreg_trainers.settings import AlignmentTrainingSettings
-from autoreg_trainers.training import load_model, short_rows
+from autoreg_trainers.training import check_settings, load_model, short_rows
 
 DESCRIPTION = """
 Reference scores for Conditional Distribution Alignment: how likely the model
@@ -22,8 +21,7 @@ cut off.
 
 def reference(settings: AlignmentTrainingSettings) -> None:
     """Write the scores into ``settings.references``, or ``out/references``."""
-    if not settings.sources:
-        raise ModelError("no training data is named; give --sources")
+    check_settings(settings)
     PartialState(cpu=settings.device == "cpu")
     recipe = alignment_recipe(settings)
     model = load_model(settings, recipe.stage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -51,6 +52,8 @@ class AutoRegTrainer(Trainer):
         step; gradient accumulation is not needed.
     neck_learning_rate
         Of compress tokens and bridge, which start far from where they end.
+    keep_checkpoints
+        How many complete checkpoints are kept.
     **kwargs
         Datasets and callbacks, see `transformers.Trainer`.
     """
@@ -63,11 +66,13 @@ class AutoRegTrainer(Trainer):
         args: TrainingArguments,
         *,
         neck_learning_rate: float,
+        keep_checkpoints: int = 2,
         **kwargs: Any,
     ) -> None:
         super().__init__(objective, args, data_collator=_as_rows, **kwargs)
         self.objective = objective
         self.neck_learning_rate = neck_learning_rate
+        self.keep_checkpoints = keep_checkpoints
         self.token_budget = objective.token_budget
         self._figures: Figures = {}
         self._vectors: list[tuple[Tensor, Tensor]] = []
@@ -263,15 +268,31 @@ class AutoRegTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # each process writes a part
         if self.args.should_save:
-            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-            write_whole(folder / COMPLETE_FILE, b"")
+            folder = Path(str(self.args.output_dir))
+            write_whole(folder / f"checkpoint-{self.state.global_step}" / COMPLETE_FILE, b"")
+            # Not by transformers, which would delete before the new one is complete.
+            _drop_checkpoints(folder, self.keep_checkpoints)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint in `folder` that was written to its end."""
+    return next(reversed(_complete(folder)), None)
+
+
+def _complete(folder: Path) -> list[Path]:
     complete = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE_FILE}")]
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return sorted(complete, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def _drop_checkpoints(folder: Path, keep: int) -> None:
+    """Delete checkpoints that were cut off, and all complete ones but the last."""
+    kept = _complete(folder)[-keep:]
+    for path in folder.glob("checkpoint-*"):
+        if path not in kept:
+            (path / COMPLETE_FILE).unlink(missing_ok=True)
+            shutil.rmtree(path)
 
 
 def _as_rows(rows: list[Row]) -> dict[str, list[Row]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -10,7 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from autoreg_rag.backbone import choose_device
 from autoreg_rag.config import Stage
@@ -25,7 +32,7 @@ from autoreg_trainers.data import held_back
 from autoreg_trainers.objectives import Objective
 from autoreg_trainers.probe import Probe, ProbeCallback
 from autoreg_trainers.settings import TrainingSettings
-from autoreg_trainers.trainer import AutoRegTrainer, last_checkpoint
+from autoreg_trainers.trainer import MIN_TOKEN_BUDGET, AutoRegTrainer, last_checkpoint
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -117,6 +124,7 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
         objective,
         _arguments(settings, out, len(held), state.num_processes, prepared.backbone.device.type),
         neck_learning_rate=settings.neck_learning_rate or 10 * settings.learning_rate,
+        keep_checkpoints=settings.keep_checkpoints,
         train_dataset=training,
         eval_dataset=held,
         callbacks=[Clock(settings.save_minutes, settings.max_minutes)],
@@ -215,14 +223,22 @@ def _probe(settings: TrainingSettings) -> Probe | None:
     )
 
 
-def _check(settings: TrainingSettings, out: Path, processes: int) -> None:
+def check_settings(settings: TrainingSettings) -> None:
+    """Refuse settings that no run can have.
+
+    Raises
+    ------
+    ModelError
+        No data is named, or a value is out of its range.
+    """
     if not settings.sources:
         raise ModelError("no training data is named; give --sources")
     for field in fields(settings):
-        value = getattr(settings, field.name)
-        least = _LEAST.get(field.name)
-        if least is not None and value is not None and value < least:
-            raise ModelError(f"{field.name} is {value}; it must be {least} or more")
+        _check_value(field.name, getattr(settings, field.name))
+
+
+def _check(settings: TrainingSettings, out: Path, processes: int) -> None:
+    check_settings(settings)
     if settings.batch_size % processes:
         raise ModelError(
             f"a batch of {settings.batch_size} rows cannot be shared by {processes} processes"
@@ -232,22 +248,61 @@ def _check(settings: TrainingSettings, out: Path, processes: int) -> None:
         raise ModelError(f"{out} holds a run already; add --resume, or name another folder")
 
 
+def _check_value(name: str, value: Any) -> None:
+    """Refuse a number out of its range, and NaN, which no comparison holds for."""
+    if value is None:
+        return
+    if name in _LEAST and not _LEAST[name] <= value < math.inf:
+        raise ModelError(f"{name} is {value}; it must be {_LEAST[name]} or more")
+    if name in _POSITIVE and not 0 < value < math.inf:
+        raise ModelError(f"{name} is {value}; it must be above 0")
+    if name in _SHARES and not 0 <= value <= 1:
+        raise ModelError(f"{name} is {value}; it must be from 0 to 1")
+    if name == "max_steps" and value != -1 and value < 1:
+        raise ModelError(f"max_steps is {value}; it must be 1 or more, or -1 for all epochs")
+    if name == "schedule" and value not in _SCHEDULES:
+        raise ModelError(f"schedule is {value!r}; it must be one of {', '.join(_SCHEDULES)}")
+
+
 _LEAST = {
     "batch_size": 1,
-    "token_budget": 64,
+    "token_budget": MIN_TOKEN_BUDGET,
     "lora_rank": 1,
-    "learning_rate": 0,
+    "lora_alpha": 1,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
     "held_back": 0,
+    "eval_steps": 0,
+    "probe_steps": 0,
+    "probe_queries": 1,
+    "probe_documents": 1,
+    "probe_pairs": 1,
     "logging_steps": 1,
+    "save_steps": 0,
+    "save_minutes": 0,
     "num_compress_tokens": 1,
+    "max_length": 1,
     "max_rows": 1,
     "max_tokens": 1,
+    "max_minutes": 0,
     "keep_checkpoints": 1,
     "negatives": 0,
     "in_batch_negatives": 0,
-    "distillation": 0,
     "contrastive_weight": 0,
+    "seed": 0,
 }
+_POSITIVE = ("learning_rate", "neck_learning_rate", "epochs", "beta", "tau", "contrastive_tau")
+_SHARES = ("warmup", "lora_dropout", "distillation")
+# Those of transformers that need nothing but the number of steps.
+_SCHEDULES = (
+    "constant",
+    "constant_with_warmup",
+    "cosine",
+    "cosine_with_restarts",
+    "inverse_sqrt",
+    "linear",
+    "polynomial",
+)
 
 
 def _arguments(
@@ -272,7 +327,6 @@ def _arguments(
         save_strategy="steps",
         # By the clock alone otherwise, see `Clock`.
         save_steps=settings.save_steps or 1 << 40,
-        save_total_limit=settings.keep_checkpoints,
         seed=settings.seed,
         data_seed=settings.seed,
         dataloader_drop_last=True,

@@ -38,7 +38,7 @@ class Compression(Objective):
         super().__init__(model, token_budget)
         self.distillation = distillation
         self.compare = False
-        """Whether to report what the decoder reaches without any context."""
+        """Whether to report what the decoder reaches without context, and with another's."""
 
     def units(self, row: Row) -> int:
         """Return the number of the target's tokens."""
@@ -82,6 +82,11 @@ class Compression(Objective):
             nothing = -float(self.no_context(targets).sum())
             sums["no_context"] = (nothing, units)
             sums["gain"] = (nothing + float(likelihood.sum()), units)
+            if len(rows) > 1:
+                # A constant prefix already helps; what a text's own vectors add is content.
+                with torch.no_grad():
+                    others = -float(self._scored(prefix.detach().roll(1, 0), targets).sum())
+                sums["content"] = (others + float(likelihood.sum()), units)
         return Outcome(losses.sum(), units, sums)
 
     def _wrapped(self, row: Row) -> list[int]:

@@ -1,0 +1,49 @@
+"""The frozen base as an LLM of LlamaIndex, against the model itself."""
+
+from __future__ import annotations
+
+import pytest
+from llama_index.core.base.llms.types import ChatMessage, MessageRole
+
+from autoreg_rag.chat import Chat, Message
+from llama_index.embeddings.autoreg import AutoRegEmbedding
+from llama_index.llms.autoreg import AutoRegLLM
+
+TURNS = [Message("system", "Be short."), Message("user", "What is a lambda?")]
+
+
+@pytest.fixture
+def llm(how) -> AutoRegLLM:
+    return AutoRegLLM(**how, max_new_tokens=6)
+
+
+@pytest.fixture
+def messages():
+    return [ChatMessage(role=MessageRole(role), content=text) for role, text in TURNS]
+
+
+async def test_every_way_to_ask_gives_the_reply_of_the_base(llm, model, messages):
+    expected = Chat(model).reply(TURNS, max_new_tokens=6)
+    assert llm.chat(messages).message.content == expected
+    assert (await llm.achat(messages)).message.content == expected
+    assert "".join(piece.delta for piece in llm.stream_chat(messages)) == expected
+    alone = Chat(model).reply(TURNS[1:], max_new_tokens=6)
+    prompt = TURNS[1].text
+    assert llm.complete(prompt).text == alone
+    assert (await llm.acomplete(prompt)).text == alone
+    assert "".join(piece.delta for piece in llm.stream_complete(prompt)) == alone
+
+
+def test_it_writes_with_the_weights_that_embed(llm, how):
+    embedding = AutoRegEmbedding(**how)
+    assert llm._use(lambda one: one) is embedding._use(lambda one: one)
+
+
+def test_it_tells_its_window(llm, model):
+    assert llm.metadata.context_window == model.backbone.window
+    assert llm.metadata.num_output == 6
+
+
+def test_it_comes_back_from_its_dictionary(llm, messages):
+    again = AutoRegLLM.from_dict(llm.to_dict())
+    assert again.chat(messages).message.content == llm.chat(messages).message.content

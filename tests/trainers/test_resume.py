@@ -1,0 +1,116 @@
+"""A run that is killed, or told to stop, goes on as if nothing had happened."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from autoreg_trainers import trainer
+from autoreg_trainers.trainer import COMPLETE_FILE, AutoRegTrainer
+from tests.trainers.running import apart, flags, history, weights
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL on Windows")
+
+STEPS = 11
+"""Of two epochs and more: 42 rows are trained on, in batches of 8."""
+
+SAME = {"epochs": 3, "max_steps": STEPS, "save_steps": 3, "keep_checkpoints": 1}
+KINDS = {
+    "ic": {"lora_dropout": 0.2, "tasks": ["reconstruct=1"]},
+    "cda": {"tuning": "full", "beta": 1},
+    "contrastive": {},
+}
+TOLD = ("loss", "grad_norm", "learning_rate", "nll", "s1", "s2", "margin", "info_nce")
+
+
+def die_at_step(rank, step):
+    """Have the process kill itself in the middle of a step."""
+    work = AutoRegTrainer.training_step
+
+    def killed(self, *args, **kwargs):
+        result = work(self, *args, **kwargs)
+        if self.state.global_step + 1 == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    AutoRegTrainer.training_step = killed
+
+
+def die_in_checkpoint(rank, step, name):
+    """Have the process kill itself before it writes a certain file of a checkpoint."""
+    write = trainer.write_whole
+
+    def killed(path, content):
+        if path.name == name and path.parent.name == f"checkpoint-{step}":
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(path, content)
+
+    trainer.write_whole = killed
+
+
+def assert_same_run(run, whole):
+    found, expected = history(run), history(whole)
+    assert sorted(found) == sorted(expected) == list(range(1, STEPS + 1))
+    for step, entry in expected.items():
+        for name in set(TOLD) & entry.keys():
+            assert found[step][name] == entry[name], (step, name)
+    found, expected = weights(run), weights(whole)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def started(request, place, rows_file, tiny_folder):
+    """Options of a run, and one that nothing has interrupted."""
+    name = request.param
+    options = flags(
+        model=tiny_folder,
+        sources=rows_file,
+        **SAME,
+        **KINDS[name],
+    )
+    whole = place / f"{name}-whole"
+    assert apart(name, *options, "--out", whole, cwd=place) == [0]
+    return name, options, whole
+
+
+def test_a_killed_run_goes_on_with_the_same_losses_to_the_same_model(started, place):
+    name, options, whole = started
+    out = place / f"{name}-killed"
+
+    def go_on(before, *given):
+        run = [*options, "--out", out, "--resume", "yes"]
+        return apart(name, *run, cwd=place, before=before, given=given)
+
+    def complete():
+        return sorted(path.parent.name for path in out.glob(f"checkpoints/*/{COMPLETE_FILE}"))
+
+    killed = [-signal.SIGKILL]
+    assert go_on(die_at_step, 5) == killed
+    assert complete() == ["checkpoint-3"]
+    assert go_on(die_in_checkpoint, 6, COMPLETE_FILE) == killed
+    # All of its files are there, but nobody has said so.
+    assert (out / "checkpoints" / "checkpoint-6" / "optimizer.pt").is_file()
+    assert complete() == ["checkpoint-3"]
+    assert go_on(die_in_checkpoint, 6, "trainable.safetensors") == killed
+    assert go_on(die_at_step, 8) == killed
+    assert complete() == ["checkpoint-6"]
+    assert not (out / "model").exists()
+    assert go_on(None) == [0]
+    assert complete() == [f"checkpoint-{STEPS}"]
+    assert_same_run(out, whole)
+
+
+def test_a_run_that_time_has_stopped_can_be_finished(started, place):
+    name, options, whole = started
+    out = place / f"{name}-stopped"
+    run = [*options, "--out", out]
+    assert apart(name, *run, "--max-minutes", 0, cwd=place) == [0]
+    assert sorted(history(out)) == [1]
+    assert (out / "checkpoints" / "checkpoint-1" / COMPLETE_FILE).is_file()
+    stopped = weights(out)
+    assert apart(name, *run, "--resume", "yes", cwd=place) == [0]
+    assert_same_run(out, whole)
+    assert any(not torch.equal(value, stopped[key]) for key, value in weights(out).items())
