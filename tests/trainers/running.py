@@ -106,10 +106,10 @@ def command(name: str, *options: object, cwd: Path) -> str:
     return started([sys.executable, "-m", f"autoreg_trainers.{name}"], *options, cwd=cwd)
 
 
-def launched(name: str, *options: object, count: int, cwd: Path) -> str:
-    """Run a command in several processes, by accelerate's launcher; return what was printed."""
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
-    launcher += ["--num_processes", str(count), "--num_machines", "1", "--mixed_precision", "no"]
+def launched(name: str, *options: object, configuration: Path, cwd: Path) -> str:
+    """Run a command in two processes, by accelerate's launcher; return what was printed."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
+    launcher += ["--config_file", str(configuration), "--num_processes", "2"]
     launcher += ["--main_process_port", str(free_port()), "-m", f"autoreg_trainers.{name}"]
     return started(launcher, *options, cwd=cwd)
 
@@ -159,7 +159,6 @@ def apart(
         if count > 1:
             variables |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
             variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            variables |= {"ACCELERATE_USE_CPU": "true"}
         arguments = (name, [*map(str, options)], cwd, dict(os.environ) | variables, before)
         child = processes.Process(target=_work, args=(*arguments, rank, given))
         child.start()

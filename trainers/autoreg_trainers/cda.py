@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.compute as pc
 
-from autoreg_rag.cli import print_json
 from autoreg_rag.model import AutoRegModel
 from autoreg_trainers.arguments import run
 from autoreg_trainers.data import DataError, Source, load_triplets
 from autoreg_trainers.objectives import Alignment, AlignmentSettings
 from autoreg_trainers.references import with_references
 from autoreg_trainers.settings import AlignmentTrainingSettings
-from autoreg_trainers.training import Recipe, train
+from autoreg_trainers.training import Recipe, print_figures, train
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,7 +35,7 @@ vectors do (S1), and gain more on it than on the negatives since the reference
 
 def cda(settings: AlignmentTrainingSettings) -> None:
     """Train, leave a model folder in ``settings.out``, and print held-back figures."""
-    print_json(train(settings, alignment_recipe(settings)))
+    print_figures(train(settings, alignment_recipe(settings)))
 
 
 def alignment_recipe(settings: AlignmentTrainingSettings) -> Recipe:

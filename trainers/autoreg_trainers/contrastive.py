@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from autoreg_rag.cli import print_json
 from autoreg_trainers.arguments import run
 from autoreg_trainers.data import Source, load_triplets
 from autoreg_trainers.objectives import Contrastive
 from autoreg_trainers.settings import ContrastiveSettings
-from autoreg_trainers.training import Recipe, train
+from autoreg_trainers.training import Recipe, print_figures, train
 
 DESCRIPTION = """
 InfoNCE with in-batch and hard negatives on the pooled vectors: the baseline of
@@ -31,7 +30,7 @@ def contrastive(settings: ContrastiveSettings) -> None:
         ),
         objective=lambda model: Contrastive(model, settings.token_budget, tau=settings.tau),
     )
-    print_json(train(settings, recipe))
+    print_figures(train(settings, recipe))
 
 
 if __name__ == "__main__":

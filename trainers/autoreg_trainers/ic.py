@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from autoreg_rag.cli import print_json
 from autoreg_trainers.arguments import run
 from autoreg_trainers.callbacks import NoContext
 from autoreg_trainers.data import Source, load_compression
 from autoreg_trainers.objectives import Compression
 from autoreg_trainers.settings import CompressionSettings
-from autoreg_trainers.training import Recipe, train
+from autoreg_trainers.training import Recipe, print_figures, train
 
 DESCRIPTION = """
 Information Compression: the encoder learns to put a text into k vectors from
@@ -37,7 +36,7 @@ def ic(settings: CompressionSettings) -> None:
         ),
         callbacks=lambda objective: [NoContext(objective)],
     )
-    print_json(train(settings, recipe))
+    print_figures(train(settings, recipe))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import typer
-from accelerate import PartialState
 
 from autoreg_trainers.acceleration import compile_layers
 from autoreg_trainers.arguments import run
 from autoreg_trainers.cda import alignment_recipe
 from autoreg_trainers.settings import AlignmentTrainingSettings
-from autoreg_trainers.training import check_settings, load_model, short_rows
+from autoreg_trainers.training import check_settings, join_processes, load_model, short_rows
 
 DESCRIPTION = """
 Reference scores for Conditional Distribution Alignment: how likely the model
@@ -22,13 +21,15 @@ cut off.
 def reference(settings: AlignmentTrainingSettings) -> None:
     """Write the scores into ``settings.references``, or ``out/references``."""
     check_settings(settings)
-    PartialState(cpu=settings.device == "cpu")
+    state = join_processes(settings)
     recipe = alignment_recipe(settings)
     model = load_model(settings, recipe.stage)
-    rows = short_rows(settings, recipe.rows(model))
     compile_layers(model, settings.compile)
-    rows = recipe.prepare(recipe.objective(model), rows)
-    typer.echo(f"{len(rows)} rows scored")
+    with state.main_process_first():
+        rows = short_rows(settings, recipe.rows(model))
+        rows = recipe.prepare(recipe.objective(model), rows)
+    if state.is_main_process:
+        typer.echo(f"{len(rows)} rows scored")
 
 
 if __name__ == "__main__":

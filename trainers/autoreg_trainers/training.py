@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from transformers import (
 )
 
 from autoreg_rag.backbone import choose_device
+from autoreg_rag.cli import print_json
 from autoreg_rag.config import Stage
 from autoreg_rag.errors import ModelError
 from autoreg_rag.model import AutoRegModel
@@ -94,7 +96,7 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
     AutoRegError
         Settings, data or model cannot be used.
     """
-    state = PartialState(cpu=settings.device == "cpu")
+    state = join_processes(settings)
     out = Path(settings.out)
     _check(settings, out, state.num_processes)
     probe = _probe(settings)
@@ -150,6 +152,20 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
     return figures
 
 
+def join_processes(settings: TrainingSettings) -> PartialState:
+    """Join the processes that were started together, or be the only one."""
+    # Without a GPU they meet on the CPU only if that is said. One may prepare for hours
+    # while the others wait.
+    cpu = choose_device(settings.device).type == "cpu"
+    return PartialState(cpu=cpu, timeout=timedelta(days=1))
+
+
+def print_figures(figures: dict[str, float]) -> None:
+    """Print figures as JSON on standard output, once."""
+    if PartialState().is_main_process:
+        print_json(figures)
+
+
 def short_rows(settings: TrainingSettings, rows: Dataset) -> Dataset:
     """Return the rows without those that have a text of more than ``settings.max_tokens``."""
     if settings.max_tokens is None:
@@ -178,8 +194,8 @@ def _lengths(values: Iterable[Any]) -> Iterator[int]:
 def load_model(settings: TrainingSettings, stage: Stage) -> AutoRegModel:
     """Load what is to be trained, on this process's device."""
     state = PartialState()
-    device = settings.device or (str(state.device) if state.num_processes > 1 else None)
-    place = choose_device(device)
+    # Each of several processes has a device of its own.
+    place = choose_device(str(state.device) if state.num_processes > 1 else settings.device)
     changed = {
         name: value for name in _MODEL_SETTINGS if (value := getattr(settings, name)) is not None
     }
