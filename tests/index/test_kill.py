@@ -1,6 +1,5 @@
 """An indexing run that is killed at any moment is continued to the same end."""
 
-import multiprocessing
 import os
 import signal
 
@@ -11,25 +10,16 @@ from autoreg_rag.corpus import Chunker
 from autoreg_rag.index.indexer import Indexer
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.stores import Manifest, create_store, open_store
+from tests.forkserver import processes
 from tests.index.conftest import contents
 
 WRITES = ["write_manifest", "add", "finish_file", "remove_file", "discard", "optimize"]
 
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(  # imported once, so that each process starts at once
-    [
-        "autoreg_rag.index.indexer",
-        "autoreg_rag.stores.faiss.store",
-        "autoreg_rag.stores.qdrant.store",
-        "transformers.models.llama.modeling_llama",
-    ]
-)
-
 
 def index_and_die(kind, folder, corpus, model, die_at=0):
     """Index in a process that kills itself at an event; return how many there were, or None."""
-    receiver, sender = _processes.Pipe(duplex=False)
-    process = _processes.Process(target=_work, args=(kind, folder, corpus, model, die_at, sender))
+    receiver, sender = processes.Pipe(duplex=False)
+    process = processes.Process(target=_work, args=(kind, folder, corpus, model, die_at, sender))
     process.start()
     sender.close()
     try:

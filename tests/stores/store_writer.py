@@ -1,6 +1,5 @@
 """A process that indexes, as the pipeline does, and dies where a test wants it to."""
 
-import multiprocessing
 import os
 import signal
 import sqlite3
@@ -12,18 +11,13 @@ from store_cases import chunks, create, vector_of
 
 from autoreg_rag.errors import StoreError
 from autoreg_rag.stores import FileRecord, open_store
+from tests.forkserver import processes
 
 FIRST = {"c/a": ("1", 13), "c/b": ("1", 6), "c/c": ("1", 9), "c/d": ("1", 1)}
 SECOND = {"c/a": ("1", 13), "c/b": ("2", 8), "c/d": ("2", 4), "c/e": ("1", 5)}
 """Corpora: a version and a number of chunks for each source."""
 
 BATCH = 4
-
-_processes = multiprocessing.get_context("forkserver")
-# Imported once, so that each process starts at once.
-_processes.set_forkserver_preload(
-    ["autoreg_rag.stores.faiss.store", "autoreg_rag.stores.qdrant.store"]
-)
 
 
 def run(
@@ -42,8 +36,8 @@ def run(
     -------
     How many events there were; None if the process was killed.
     """
-    receiver, sender = _processes.Pipe(duplex=False)
-    process = _processes.Process(target=_work, args=(kind, folder, corpora, die_at, sender))
+    receiver, sender = processes.Pipe(duplex=False)
+    process = processes.Process(target=_work, args=(kind, folder, corpora, die_at, sender))
     process.start()
     sender.close()
     received = []
@@ -62,8 +56,8 @@ def run(
 
 def in_process(target, *arguments) -> StoreError | None:
     """Call a function in a process of its own; return the `StoreError` it ends with, if any."""
-    receiver, sender = _processes.Pipe(duplex=False)
-    process = _processes.Process(target=_report, args=(target, arguments, sender))
+    receiver, sender = processes.Pipe(duplex=False)
+    process = processes.Process(target=_report, args=(target, arguments, sender))
     process.start()
     sender.close()
     error = receiver.recv()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import multiprocessing
 import os
 import re
 import socket
@@ -26,6 +25,7 @@ from autoreg_trainers.settings import (
     CompressionSettings,
     ContrastiveSettings,
 )
+from tests.forkserver import processes
 
 SHARED_ROWS = Path(__file__).parents[3] / "shared" / "data" / "train" / "nli_triplets.jsonl.gz"
 SETTINGS = {
@@ -34,12 +34,6 @@ SETTINGS = {
     "contrastive": ContrastiveSettings,
     "reference": AlignmentTrainingSettings,
 }
-
-processes = multiprocessing.get_context("forkserver" if os.name != "nt" else "spawn")
-if os.name != "nt":
-    processes.set_forkserver_preload(  # imported once, so that each process starts at once
-        ["tests.trainers.running", "transformers.models.llama.modeling_llama", "tensorboard"]
-    )
 
 
 def short_rows(characters: int) -> Iterator[dict[str, Any]]:
@@ -68,6 +62,7 @@ def flags(**settings: Any) -> list[str]:
     """Return settings as options, with those that all small runs share."""
     shared = {
         "device": "cpu",
+        "dtype": "float32",
         "compile": "no",
         "batch_size": 8,
         "token_budget": 150,

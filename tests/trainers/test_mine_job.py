@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import multiprocessing
 import os
 import signal
 from itertools import pairwise
@@ -12,6 +11,7 @@ import pytest
 from autoreg_trainers.mining.job import Job
 from autoreg_trainers.mining.row import Row
 from autoreg_trainers.mining.settings import MiningError, Settings
+from tests.forkserver import processes
 
 FRUIT = ["apple", "banana", "cherry", "grape", "lemon", "melon"]
 FILES = {
@@ -132,14 +132,10 @@ def test_a_model_is_for_rankings_by_a_model(tmp_path, tiny_model):
             run(tmp_path, model=model, by=by)
 
 
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["autoreg_trainers.mining.job"])
-
-
 def run_and_die(out, die_at):
     """Mine in a process that kills itself at an fsync; return how many there were, or None."""
-    receiver, sender = _processes.Pipe(duplex=False)
-    process = _processes.Process(target=_work, args=(out, die_at, sender))
+    receiver, sender = processes.Pipe(duplex=False)
+    process = processes.Process(target=_work, args=(out, die_at, sender))
     process.start()
     sender.close()
     try:

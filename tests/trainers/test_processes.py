@@ -11,7 +11,7 @@ from tests.trainers.running import apart, flags, history, launched, weights
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="gloo's processes are started by a fork")
 
-SAME = {"max_steps": 4, "save_steps": 2, "weight_decay": 0.1, "warmup": 0}
+SAME = {"max_steps": 4, "save_steps": 2, "eval_steps": 2, "weight_decay": 0.1, "warmup": 0}
 KINDS = {
     "ic": {"tasks": ["reconstruct=1"]},
     "cda": {"beta": 1},
@@ -30,12 +30,12 @@ def assert_same_run(run, alone, start):
     assert sorted(found) == sorted(expected) == [1, 2, 3, 4]
     for step, entry in expected.items():
         for name in {"loss", "grad_norm", "nll", "s2", "margin", "ranked_first"} & entry.keys():
-            assert found[step][name] == pytest.approx(entry[name], rel=1e-3, abs=1e-5), (step, name)
+            assert found[step][name] == pytest.approx(entry[name], rel=1e-4, abs=1e-5), (step, name)
     found, expected, before = weights(run), weights(alone), weights(start)
     assert found.keys() == expected.keys() == before.keys()
     for name, value in expected.items():
         moved = (value - before[name]).float().norm()
-        assert (found[name] - value).float().norm() <= 0.02 * moved, name
+        assert (found[name] - value).float().norm() <= 1e-3 * moved, name
 
 
 def smooth(rank):
@@ -65,8 +65,12 @@ def test_two_processes_train_as_one(alone, place):
     out = place / f"{name}-two"
     assert apart(name, *options, "--out", out, count=2, cwd=place, before=smooth) == [0, 0]
     assert_same_run(out, run, start)
-    logs = [json.loads((each / STATE).read_text())["log_history"][-1] for each in (out, run)]
-    assert logs[0] == pytest.approx(logs[1], rel=1e-3)  # on rows held back
+    # Of the six rows held back the second process has none.
+    entries = [json.loads((each / STATE).read_text())["log_history"] for each in (out, run)]
+    found, expected = ([e for e in part if "eval_loss" in e] for part in entries)
+    assert [entry["step"] for entry in found] == [2, 4]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
 
 
 def test_the_launcher_starts_them(place, rows_file, tiny_folder, alone):

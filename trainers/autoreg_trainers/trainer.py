@@ -201,7 +201,7 @@ class AutoRegTrainer(Trainer):
             self._vectors.append(outcome.vectors)
 
     def _drained(self) -> dict[str, float]:
-        """Return the means of all figures since the last call, and the vectors' health."""
+        """Return the means of all figures since the last call, and the health of own vectors."""
         sums = self._over_processes(self._figures)
         self._figures = {}
         means = {name: total / count for name, (total, count) in sorted(sums.items()) if count}

@@ -1,0 +1,20 @@
+"""Processes for tests that kill them, forked from a server that has imported what they need.
+
+A test run has one such server; a list of its own in each module would leave the last
+one's alone.
+"""
+
+import multiprocessing
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(
+    [
+        "autoreg_rag.index.indexer",
+        "autoreg_rag.stores.faiss.store",
+        "autoreg_rag.stores.qdrant.store",
+        "autoreg_trainers.mining.job",
+        "autoreg_trainers.training",
+        "tensorboard",
+        "transformers.models.llama.modeling_llama",
+    ]
+)
