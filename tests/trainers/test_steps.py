@@ -185,8 +185,8 @@ def fail_in_second_step(rank):
     AutoRegTrainer._gradients = failing
 
 
-ROOM = 250 << 20
-"""Less than a whole batch's attention takes, and more than that of its half."""
+ROOM = 120 << 20
+"""Less than a third of what the whole batch takes."""
 
 
 def within_limits(folder, out, room):

@@ -90,7 +90,8 @@ class NoContext(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measure on the step whose end is logged."""
-        self.objective.compare = (state.global_step + 1) % max(1, int(args.logging_steps)) == 0
+        step = state.global_step + 1
+        self.objective.compare = step == 1 or step % max(1, int(args.logging_steps)) == 0
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
