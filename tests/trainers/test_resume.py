@@ -1,6 +1,7 @@
 """A run that is killed, or told to stop, goes on as if nothing had happened."""
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -49,9 +50,9 @@ def die_in_checkpoint(rank, step, name):
     trainer.write_whole = killed
 
 
-def assert_same_run(run, whole):
+def assert_same_run(run, whole, steps=STEPS):
     found, expected = history(run), history(whole)
-    assert sorted(found) == sorted(expected) == list(range(1, STEPS + 1))
+    assert sorted(found) == sorted(expected) == list(range(1, steps + 1))
     for step, entry in expected.items():
         for name in set(TOLD) & entry.keys():
             assert found[step][name] == entry[name], (step, name)
@@ -114,3 +115,22 @@ def test_a_run_that_time_has_stopped_can_be_finished(started, place):
     assert apart(name, *run, "--resume", "yes", cwd=place) == [0]
     assert_same_run(out, whole)
     assert any(not torch.equal(value, stopped[key]) for key, value in weights(out).items())
+
+
+def test_a_run_that_has_ended_is_left_as_it_is_or_made_longer(started, place):
+    name, options, whole = started
+    if name != "ic":
+        pytest.skip("one kind will do")
+    out = place / f"{name}-ended"
+    run = [*options, "--out", out, "--schedule", "constant", "--resume", "yes"]
+    long, whole = [*run, "--max-steps", 6], place / f"{name}-long"
+    assert apart(name, *run, "--max-steps", 3, cwd=place) == [0]
+    ended = weights(out)
+    shutil.rmtree(out / "model")
+    assert apart(name, *run, "--max-steps", 3, cwd=place) == [0]
+    assert sorted(history(out)) == [1, 2, 3]
+    assert all(torch.equal(value, ended[key]) for key, value in weights(out).items())
+    assert (out / "curve.png").is_file()
+    assert apart(name, *long, cwd=place) == [0]
+    assert apart(name, *long, "--out", whole, cwd=place) == [0]
+    assert_same_run(out, whole, steps=6)

@@ -6,7 +6,7 @@ import logging
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ import torch.distributed as dist
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from autoreg_rag.files import write_whole
 from autoreg_trainers import health
@@ -77,6 +79,8 @@ class AutoRegTrainer(Trainer):
         self._figures: Figures = {}
         self._vectors: list[tuple[Tensor, Tensor]] = []
         objective.one_pass = self._sharded
+        # Where accelerate looks for the layers to shard.
+        objective._no_split_modules = objective.model.backbone.language_model._no_split_modules
 
     @property
     def _sharded(self) -> bool:
@@ -158,12 +162,18 @@ class AutoRegTrainer(Trainer):
             self._record(outcome)
         return loss
 
-    def _synchronised(self, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
+    @contextmanager
+    def _synchronised(self, model: nn.Module, last: bool) -> Iterator[None]:
         """Let sharded weights exchange gradients after the last part only."""
-        if self._sharded and not last:
-            context: AbstractContextManager[Any] = self.accelerator.no_sync(model)
-            return context
-        return nullcontext()
+        if self.is_deepspeed_enabled:
+            # Its engine also makes the optimizer's step with the last part.
+            self.accelerator.sync_gradients = last
+            yield
+        elif self._sharded and not last:
+            with self.accelerator.no_sync(model):
+                yield
+        else:
+            yield
 
     def _parts(self, rows: list[Row]) -> Iterator[list[Row]]:
         parts = list(self.objective.parts(rows, self.token_budget))
@@ -232,11 +242,17 @@ class AutoRegTrainer(Trainer):
         world, rank = self.args.world_size, self.args.process_index
         size = self.args.per_device_eval_batch_size
         with torch.no_grad():
-            for start in range(rank * size, len(dataset), world * size):
-                rows = [dataset[i] for i in range(start, min(start + size, len(dataset)))]
-                outcome: Outcome = self.objective(rows)
-                self._record(outcome)
-                _add(self._figures, {"loss": (float(outcome.loss), outcome.units)})
+            for start in range(0, len(dataset), world * size):
+                own = range(start + rank * size, min(start + (rank + 1) * size, len(dataset)))
+                if not own and not self._sharded:
+                    continue
+                # With sharded weights all must make each pass, also who has no rows left.
+                outcome: Outcome = self.objective(
+                    [dataset[i] for i in own or range(start, start + 1)]
+                )
+                if own:
+                    self._record(outcome)
+                    _add(self._figures, {"loss": (float(outcome.loss), outcome.units)})
         means = self._drained()
         self._figures, self._vectors = kept, []
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
@@ -249,6 +265,8 @@ class AutoRegTrainer(Trainer):
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
     ) -> None:
+        if self._sharded:
+            return  # each process saves its part, with the optimizer's
         # The frozen base is not copied into each checkpoint.
         values = state_dict or dict(self.objective.named_parameters())
         names = [name for name, value in self.objective.named_parameters() if value.requires_grad]
@@ -260,11 +278,25 @@ class AutoRegTrainer(Trainer):
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
+        if self._sharded:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
         state = load_file(Path(resume_from_checkpoint) / WEIGHTS_FILE)
         parameters = dict(self.objective.named_parameters())
         with torch.no_grad():
             for name, value in state.items():
                 parameters[name].copy_(value)
+
+    def gather(self) -> None:
+        """Put sharded weights together again, in every process, to be saved."""
+        for module in self.objective.modules():
+            if isinstance(module, FSDPModule):
+                module.unshard()
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take the weights and the log of a checkpoint, for a run that has ended."""
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

@@ -143,13 +143,28 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
     checkpoint = last_checkpoint(out / CHECKPOINT_FOLDER) if settings.resume else None
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if checkpoint is not None and _steps_done(checkpoint) >= _steps(settings, len(training)):
+        trainer.restore(checkpoint)  # transformers would make one step more
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     figures = trainer.evaluate() if len(held) else {}
+    trainer.gather()
     if state.is_main_process:
         export(rounded(prepared), out / MODEL_FOLDER)
         draw_curve(trainer.state.log_history, out / CURVE_FILE)
     state.wait_for_everyone()
     return figures
+
+
+def _steps(settings: TrainingSettings, rows: int) -> int:
+    """Return how many steps a run has."""
+    if settings.max_steps > 0:
+        return settings.max_steps
+    return math.ceil(settings.epochs * (rows // settings.batch_size))
+
+
+def _steps_done(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def join_processes(settings: TrainingSettings) -> PartialState:

@@ -142,7 +142,8 @@ class Objective(nn.Module, ABC):
         """
         distinct = list(dict.fromkeys(map(tuple, sequences)))
         lengths = [len(ids) + self.model.neck.k for ids in distinct]
-        recompute = torch.is_grad_enabled() and sum(lengths) > self.token_budget
+        large = sum(lengths) > self.token_budget and not self.one_pass
+        recompute = torch.is_grad_enabled() and large
         order: list[int] = []
         parts = []
         for positions in self.buckets(lengths):
