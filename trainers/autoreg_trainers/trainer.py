@@ -80,7 +80,8 @@ class AutoRegTrainer(Trainer):
         self._vectors: list[tuple[Tensor, Tensor]] = []
         objective.one_pass = self._sharded
         # Where accelerate looks for the layers to shard.
-        objective._no_split_modules = objective.model.backbone.language_model._no_split_modules
+        blocks: Any = objective.model.backbone.language_model._no_split_modules
+        objective._no_split_modules = blocks
 
     @property
     def _sharded(self) -> bool:
