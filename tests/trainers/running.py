@@ -25,6 +25,7 @@ from autoreg_trainers.settings import (
     CompressionSettings,
     ContrastiveSettings,
 )
+from autoreg_trainers.trainer import WEIGHTS_FILE
 from tests.forkserver import processes
 
 SHARED_ROWS = Path(__file__).parents[3] / "shared" / "data" / "train" / "nli_triplets.jsonl.gz"
@@ -101,11 +102,11 @@ def command(name: str, *options: object, cwd: Path) -> str:
     return started([sys.executable, "-m", f"autoreg_trainers.{name}"], *options, cwd=cwd)
 
 
-def launched(name: str, *options: object, configuration: Path, cwd: Path) -> str:
-    """Run a command in two processes, by accelerate's launcher; return what was printed."""
+def launched(module: str, *options: object, configuration: Path, cwd: Path) -> str:
+    """Run a module in two processes, by accelerate's launcher; return what was printed."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch"]
     launcher += ["--config_file", str(configuration), "--num_processes", "2"]
-    launcher += ["--main_process_port", str(free_port()), "-m", f"autoreg_trainers.{name}"]
+    launcher += ["--main_process_port", str(free_port()), "-m", module]
     return started(launcher, *options, cwd=cwd)
 
 
@@ -186,14 +187,21 @@ def _work(
     os._exit(status)  # threads of libraries need not be waited for
 
 
+def last(run: Path) -> Path:
+    """Return a run's last checkpoint."""
+    found = (run / "checkpoints").glob("checkpoint-*/trainer_state.json")
+    return max((path.parent for path in found), key=lambda path: int(path.name.rpartition("-")[2]))
+
+
 def history(run: Path) -> dict[int, dict[str, float]]:
     """Return what was logged at each step, from the run's last checkpoint."""
-    states = sorted(
-        (run / "checkpoints").glob("checkpoint-*/trainer_state.json"),
-        key=lambda path: int(path.parent.name.rpartition("-")[2]),
-    )
-    entries = json.loads(states[-1].read_text())["log_history"]
+    entries = json.loads((last(run) / "trainer_state.json").read_text())["log_history"]
     return {entry["step"]: entry for entry in entries if "loss" in entry}
+
+
+def trained(run: Path) -> dict[str, torch.Tensor]:
+    """Return all that a run has trained, unrounded, from its last checkpoint."""
+    return load_file(last(run) / WEIGHTS_FILE)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from accelerate.utils import save_fsdp_optimizer
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainerState, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from autoreg_rag.files import write_whole
 from autoreg_trainers import health
 from autoreg_trainers.objectives import Objective, Outcome
 from autoreg_trainers.objectives.objective import Row
+from autoreg_trainers.sharding import fill, gather, make_shardable, root_held, whole
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ COMPLETE_FILE = "complete"
 """Written last: a checkpoint without it was cut off."""
 
 MIN_TOKEN_BUDGET = 64
+
+_NECK_VECTORS = ("neck.compress_tokens", "neck.bridge_start")
 
 
 class AutoRegTrainer(Trainer):
@@ -53,7 +56,8 @@ class AutoRegTrainer(Trainer):
         Of transformers. The batch size per device counts rows of one optimizer
         step; gradient accumulation is not needed.
     neck_learning_rate
-        Of compress tokens and bridge, which start far from where they end.
+        Of compress tokens and b, which start far from where they end. The bridge's
+        matrix, which has been fitted, moves with the rest.
     keep_checkpoints
         How many complete checkpoints are kept.
     **kwargs
@@ -78,10 +82,8 @@ class AutoRegTrainer(Trainer):
         self.token_budget = objective.token_budget
         self._figures: Figures = {}
         self._vectors: list[tuple[Tensor, Tensor]] = []
-        objective.one_pass = self._sharded
-        # Where accelerate looks for the layers to shard.
-        blocks: Any = objective.model.backbone.language_model._no_split_modules
-        objective._no_split_modules = blocks
+        if self._sharded:
+            make_shardable(objective)
 
     @property
     def _sharded(self) -> bool:
@@ -94,7 +96,7 @@ class AutoRegTrainer(Trainer):
             groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
             for name, parameter in (model or self.objective).named_parameters():
                 if parameter.requires_grad:
-                    neck = ".neck." in name
+                    neck = name.endswith(_NECK_VECTORS)
                     decay = 0.0 if neck or parameter.dim() < 2 else self.args.weight_decay
                     rate = self.neck_learning_rate if neck else self.args.learning_rate
                     groups[rate, decay].append(parameter)
@@ -119,12 +121,15 @@ class AutoRegTrainer(Trainer):
         units = self._over_processes({"units": (float(sum(map(self.objective.units, rows))), 1)})
         while True:
             try:
-                loss = self._gradients(model, rows, _processes() / units["units"][0])
+                with root_held(self.objective):
+                    loss = self._gradients(model, rows, _processes() / units["units"][0])
                 break
             except (RuntimeError, MemoryError) as error:
                 self._make_room(error)
             model.zero_grad()
             clear_device_cache(garbage_collection=True)
+        if _processes() > 1 and not self.is_deepspeed_enabled:
+            self._complete_gradients()
         if isinstance(model, DistributedDataParallel):
             self._average_gradients()
         return loss
@@ -187,11 +192,15 @@ class AutoRegTrainer(Trainer):
         for positions in np.array_split(np.arange(len(rows)), int(count)):
             yield [rows[i] for i in positions]
 
+    def _complete_gradients(self) -> None:
+        """Give all that is trained a gradient, so that processes' optimizers hold the same."""
+        for parameter in self.objective.parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+
     def _average_gradients(self) -> None:
         for parameter in self.objective.parameters():
-            if parameter.requires_grad:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
+            if parameter.grad is not None:
                 dist.all_reduce(parameter.grad)
                 parameter.grad /= dist.get_world_size()
 
@@ -240,18 +249,10 @@ class AutoRegTrainer(Trainer):
         dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         kept, self._figures, self._vectors = self._figures, {}, []
         self.objective.eval()
-        world, rank = self.args.world_size, self.args.process_index
-        size = self.args.per_device_eval_batch_size
-        with torch.no_grad():
-            for start in range(0, len(dataset), world * size):
-                own = range(start + rank * size, min(start + (rank + 1) * size, len(dataset)))
-                if not own and not self._sharded:
-                    continue
-                # With sharded weights all must make each pass, also who has no rows left.
-                outcome: Outcome = self.objective(
-                    [dataset[i] for i in own or range(start, start + 1)]
-                )
-                if own:
+        with torch.no_grad(), root_held(self.objective):
+            for batch, counted in self._held_back(len(dataset)):
+                outcome: Outcome = self.objective([dataset[i] for i in batch])
+                if counted:
                     self._record(outcome)
                     _add(self._figures, {"loss": (float(outcome.loss), outcome.units)})
         means = self._drained()
@@ -263,36 +264,56 @@ class AutoRegTrainer(Trainer):
         )
         return metrics
 
-    def _save(
-        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
-    ) -> None:
-        if self._sharded:
-            return  # each process saves its part, with the optimizer's
-        # The frozen base is not copied into each checkpoint.
-        values = state_dict or dict(self.objective.named_parameters())
-        names = [name for name, value in self.objective.named_parameters() if value.requires_grad]
-        state = {name: values[name].detach().cpu().contiguous() for name in names}
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / WEIGHTS_FILE, save(state))
+    def _held_back(self, count: int) -> Iterator[tuple[range, bool]]:
+        """Yield this process's batches of `count` rows, and whether they count here.
+
+        Batches are the same however many processes there are.
+        """
+        world, rank = self.args.world_size, self.args.process_index
+        size = self.args.per_device_eval_batch_size
+        batches = [range(start, min(start + size, count)) for start in range(0, count, size)]
+        # With sharded weights all make the same passes: also those that do not go round.
+        shared = count // (world * size) * world if self._sharded else len(batches)
+        for number, batch in enumerate(batches):
+            if number >= shared:
+                yield batch, rank == 0
+            elif number % world == rank:
+                yield batch, True
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write what is trained; the frozen base is not copied into each checkpoint."""
+        state = {
+            name: whole(value.detach()).cpu().contiguous()
+            for name, value in self.objective.named_parameters()
+            if value.requires_grad
+        }
+        if self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / WEIGHTS_FILE, save(state))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # As transformers does, less the weights.
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if self.args.should_save and self.lr_scheduler is not None:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        if self._sharded:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
         state = load_file(Path(resume_from_checkpoint) / WEIGHTS_FILE)
         parameters = dict(self.objective.named_parameters())
-        with torch.no_grad():
-            for name, value in state.items():
-                parameters[name].copy_(value)
+        for name, value in state.items():
+            fill(parameters[name], value)
 
     def gather(self) -> None:
         """Put sharded weights together again, in every process, to be saved."""
-        for module in self.objective.modules():
-            if isinstance(module, FSDPModule):
-                module.unshard()
+        if self._sharded:
+            gather(self.objective)
 
     def restore(self, checkpoint: Path) -> None:
         """Take the weights and the log of a checkpoint, for a run that has ended."""
