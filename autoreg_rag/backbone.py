@@ -135,13 +135,18 @@ class Backbone:
         self.language_model = adapted.eval()
 
     def save_adapter(self, folder: Path) -> None:
-        """Write the adapter into `folder`; nothing where there is none."""
+        """Write the adapter into `folder`, in bfloat16; nothing where there is none."""
         if not isinstance(self.language_model, PeftModel):
             return
         for settings in self.language_model.peft_config.values():
             # Not the path on this machine; the model's config names the base.
             settings.base_model_name_or_path = Path(self.name).name
-        self.language_model.save_pretrained(folder, save_embedding_layers=False)
+        state = {
+            name: value.detach().bfloat16()
+            for name, value in self.language_model.state_dict().items()
+            if "lora_" in name
+        }
+        self.language_model.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
         (folder / "README.md").unlink()  # the model has a card of its own
 
     def save(self, folder: Path) -> None:
@@ -175,6 +180,13 @@ class Backbone:
         """The transformer without its head: embeddings in, last hidden states out."""
         model: nn.Module = self.language_model.get_decoder()
         return model
+
+    @property
+    def input_weight(self) -> Tensor:
+        """The input vectors of all tokens, [V, d]."""
+        embeddings: Any = self.language_model.get_input_embeddings()
+        weight: Tensor = embeddings.weight
+        return weight
 
     @property
     def head_weight(self) -> Tensor:

@@ -26,18 +26,28 @@ class Neck(nn.Module):
     ----------
     compress_tokens
         Input vectors of the encoder's k compress tokens, [k, d].
-    bridge_start, bridge_scale
-        b, [k, d], and alpha, []: the decoder reads ``b_j + alpha * e_j`` where
-        the encoder wrote e_j. Last hidden states and input vectors live on
-        different scales; from a harmless b and a small alpha the decoder starts
-        where it is without any context, and can only gain.
+    bridge_start, bridge_center, bridge_matrix
+        b and c, [k, d], and M, [d, d]: the decoder reads ``b_j + (e_j - c_j) M``
+        where the encoder wrote e_j. Last hidden states and input vectors live
+        in different spaces, and most of a hidden state is the same for all
+        texts: c, which is not trained, takes that away. Behind e = c the decoder
+        reads b alone, which tells it nothing of any text.
     """
 
-    def __init__(self, compress_tokens: Tensor, bridge_start: Tensor, bridge_scale: Tensor) -> None:
+    bridge_center: Tensor
+
+    def __init__(
+        self,
+        compress_tokens: Tensor,
+        bridge_start: Tensor,
+        bridge_center: Tensor,
+        bridge_matrix: Tensor,
+    ) -> None:
         super().__init__()
         self.compress_tokens = nn.Parameter(compress_tokens.float())
         self.bridge_start = nn.Parameter(bridge_start.float())
-        self.bridge_scale = nn.Parameter(bridge_scale.float())
+        self.register_buffer("bridge_center", bridge_center.float())
+        self.bridge_matrix = nn.Parameter(bridge_matrix.float())
 
     @classmethod
     @torch.no_grad()
@@ -46,8 +56,9 @@ class Neck(nn.Module):
 
         The compress tokens start as quotes, dots and line ends, b as line ends,
         rounded to bfloat16 so that they are the same whatever the LLM is loaded
-        in. alpha scales the last hidden states, measured on a plain sentence, to
-        a sixth of an input vector's length.
+        in. M only scales the last hidden states, measured on a plain sentence, to
+        a sixth of an input vector's length, so that the decoder starts where it
+        is without any context; a trainer fits M, b and c to texts first.
         """
 
         def vectors(text: str) -> Tensor:
@@ -58,8 +69,10 @@ class Neck(nn.Module):
         sentence = backbone.tokenize(["The quick brown fox jumps over the lazy dog."])
         inputs = backbone.embed(torch.tensor(sentence, device=backbone.device))
         hidden = backbone.body(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        d = hidden.shape[-1]
         scale = inputs.float().norm(dim=-1).mean() / hidden.float().norm(dim=-1).mean() / 6
-        return cls(vectors('".\n'), vectors("\n"), scale)
+        start = vectors("\n")
+        return cls(vectors('".\n'), start, torch.zeros_like(start), scale * torch.eye(d))
 
     @property
     def k(self) -> int:
@@ -89,7 +102,12 @@ class Neck(nn.Module):
 
     def bridge(self, latents: Tensor) -> Tensor:
         """Turn what the encoder wrote into what the decoder reads, [n, k, d]."""
-        return self.bridge_start + self.bridge_scale * latents.float()
+        return self.bridge_start + (latents.float() - self.bridge_center) @ self.bridge_matrix
+
+    @property
+    def fitted(self) -> bool:
+        """Whether M does more than scale."""
+        return not torch.equal(self.bridge_matrix, self.bridge_matrix.diag().diag())
 
     def save(self, folder: Path) -> None:
         """Write the parameters into `folder`, float32."""
@@ -110,7 +128,11 @@ class Neck(nn.Module):
             neck = cls(**load_file(path))
         except (OSError, TypeError, SafetensorError) as error:
             raise ModelError(f"{path} is missing or damaged: {error}") from error
-        for name in ("compress_tokens", "bridge_start"):
-            if (found := tuple(getattr(neck, name).shape)) != shape:
-                raise ModelError(f"{path} holds {name} of shape {found}; the model needs {shape}")
+        k, d = shape
+        expected = {
+            name: (d, d) if name == "bridge_matrix" else (k, d) for name in neck.state_dict()
+        }
+        for name, needed in expected.items():
+            if (found := tuple(getattr(neck, name).shape)) != needed:
+                raise ModelError(f"{path} holds {name} of shape {found}; the model needs {needed}")
         return neck

@@ -23,6 +23,7 @@ from transformers import (
 
 from autoreg_rag.errors import ModelError
 from autoreg_rag.model import AutoRegModel
+from autoreg_rag.pretrained import DEFAULT_BASE
 
 SIZES = {
     "vocab_size": 600,
@@ -95,8 +96,19 @@ def tiny_model(tiny_folder: Path) -> AutoRegModel:
 @pytest.fixture(scope="session")
 def real_model() -> AutoRegModel:
     """The default model, in float32; where it cannot be had, tests skip, but not in CI."""
+    return real(None)
+
+
+@pytest.fixture
+def real_base() -> AutoRegModel:
+    """The default model's base with untrained compress tokens, fresh for each test."""
+    return real(DEFAULT_BASE.name)
+
+
+def real(name: str | None) -> AutoRegModel:
+    """Load a model that is fetched the first time."""
     try:
-        return AutoRegModel.from_pretrained(dtype="float32", device="cpu")
+        return AutoRegModel.from_pretrained(name, dtype="float32", device="cpu")
     except ModelError as error:
         if os.environ.get("CI"):
             raise

@@ -63,7 +63,7 @@ class Likelihoods:
     def prior(self, documents: Sequence[str]) -> NDArray[np.float64]:
         """Return log p(d), of each passage by itself, in nats, [n].
 
-        By itself means behind e = 0, where the bridge leaves its b alone: the
+        By itself means behind e = c, where the bridge leaves its b alone: the
         same k positions and the same learned start as behind a question, with
         nothing said in them. So log p(d | e_q) - log p(d) holds what the
         question's vectors say, and not that b suits one passage better than

@@ -31,7 +31,8 @@ def fingerprint(model: AutoRegModel) -> str:
     That is what changes a vector, and the bridge behind it.
     """
     digest = hashlib.sha256(model.fingerprint().encode())
-    for parameter in (model.neck.bridge_start, model.neck.bridge_scale):
+    neck = model.neck
+    for parameter in (neck.bridge_start, neck.bridge_center, neck.bridge_matrix):
         digest.update(parameter.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 

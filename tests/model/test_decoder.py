@@ -11,7 +11,7 @@ def plain_log_likelihood(model, latents, text):
     tokenizer = model.backbone.tokenizer
     ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     neck = model.neck
-    prefix = neck.bridge_start + neck.bridge_scale * latents
+    prefix = neck.bridge_start + (latents - neck.bridge_center) @ neck.bridge_matrix
     vectors = torch.cat([prefix, model.backbone.embed(torch.tensor(ids))])
     with torch.no_grad():
         logits = model.backbone.language_model(inputs_embeds=vectors[None]).logits[0].double()

@@ -10,7 +10,9 @@ class Plain:
     def __init__(self, folder, model):
         self.lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
         self.model = model
-        self.neck = {name: value.detach().double() for name, value in model.neck.named_parameters()}
+        self.neck = {
+            name: value.detach().double() for name, value in model.neck.state_dict().items()
+        }
 
     def embed(self, ids):
         return self.lm.get_input_embeddings()(torch.tensor(ids))
@@ -27,7 +29,10 @@ class Plain:
     def log_likelihood(self, latents, text):
         """Sum of log D(t_i | e, t_<i), and how many terms it has."""
         (ids,) = self.model.decoder.ids([text])
-        prefix = self.neck["bridge_start"] + self.neck["bridge_scale"] * latents
+        prefix = (
+            self.neck["bridge_start"]
+            + (latents - self.neck["bridge_center"]) @ self.neck["bridge_matrix"]
+        )
         vectors = torch.cat([prefix, self.embed(ids)])[None]
         log_probs = self.lm(inputs_embeds=vectors).logits[0].double().log_softmax(-1)
         chosen = log_probs[len(prefix) - 1 : -1].gather(1, torch.tensor(ids)[:, None])

@@ -187,7 +187,7 @@ def test_bad_input_is_named(model):
 
 def test_a_score_that_is_no_number_is_an_error(model):
     with torch.no_grad():
-        model.neck.bridge_scale.fill_(float("inf"))
+        model.neck.bridge_matrix.fill_(float("inf"))
     with pytest.raises(ModelError, match="document 0 is nan"):
         Reranker(model, score="sum").scores(QUERY, TEXTS)
 
@@ -212,7 +212,7 @@ def test_the_real_model_scores_as_pair_by_pair(real_model):
         return chosen.sum().item()
 
     given = np.array([pair(latents, text) for text in documents])
-    prior = np.array([pair(torch.zeros_like(latents), text) for text in documents])
+    prior = np.array([pair(real_model.neck.bridge_center[None], text) for text in documents])
     own = np.array([pair(real_model.compress([text]), text) for text in documents])
     for kind, expected in {"sum": given, "pmi": given - prior, "cda": given - own}.items():
         scores = Reranker(real_model, score=kind).scores(query, documents)

@@ -82,7 +82,7 @@ class Plain:
         }
         self.neck = {
             name: self.parameters.get(f"neck.{name}", value.detach().double())
-            for name, value in model.neck.named_parameters()
+            for name, value in model.neck.state_dict().items()
         }
         self.scaling = 0.0
         if isinstance(model.backbone.language_model, PeftModel):
@@ -123,7 +123,10 @@ class Plain:
         return self.encode(text, self.ids("\n" + self.config.document_instruction))
 
     def bridge(self, latents):
-        return self.neck["bridge_start"] + self.neck["bridge_scale"] * latents
+        return (
+            self.neck["bridge_start"]
+            + (latents - self.neck["bridge_center"]) @ self.neck["bridge_matrix"]
+        )
 
     def distributions(self, prefix, target: list[int]):
         """Log D(. | prefix, t_<i) for each token of ``target <eos>``, [N, V]."""
@@ -198,23 +201,22 @@ class Plain:
                 terms.append(torch.exp(second / tau))
             total = total - torch.log(terms[0] / sum(terms))
             if weight:
-                columns = [i, *others]
-                similarities = [self.cosine(queries[i], documents[j]) for j in columns]
-                total = total + weight * nce(similarities, contrastive_tau)
+                total = total + weight * self.contrast(rows, row, contrastive_tau)
         return total
 
     def contrastive(self, rows, tau: float):
         """InfoNCE, summed over rows; candidates are all rows' positives and negatives."""
-        total = torch.zeros(()).double()
-        for row in rows:
-            query = self.query(row["query"])
-            candidates = [self.document(row["positive"])]
-            candidates += [self.document(x["positive"]) for x in rows if not related(row, x)]
-            for ids in (ids for x in rows for ids in x["negatives"]):
-                if not known_positive(rows, row, ids):
-                    candidates.append(self.document(ids))
-            total = total + nce([self.cosine(query, e) for e in candidates], tau)
-        return total
+        return sum(self.contrast(rows, row, tau) for row in rows)
+
+    def contrast(self, rows, row, tau: float):
+        """InfoNCE of one row."""
+        query = self.query(row["query"])
+        candidates = [self.document(row["positive"])]
+        candidates += [self.document(x["positive"]) for x in rows if not related(row, x)]
+        for ids in (ids for x in rows for ids in x["negatives"]):
+            if not known_positive(rows, row, ids):
+                candidates.append(self.document(ids))
+        return nce([self.cosine(query, e) for e in candidates], tau)
 
     def cosine(self, first, second):
         return cosine_similarity(self.pooled(first), self.pooled(second), dim=0)

@@ -20,7 +20,7 @@ def trained_names(model):
     return {name for name, value in model.named_parameters() if value.requires_grad}
 
 
-NECK = {"neck.compress_tokens", "neck.bridge_start", "neck.bridge_scale"}
+NECK = {"neck.compress_tokens", "neck.bridge_start", "neck.bridge_matrix"}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -79,7 +79,7 @@ def test_full_tuning_trains_a_copy_and_no_unused_head(tiny_folders, family):
     for name, value in before.language_model.named_parameters():
         assert torch.equal(frozen[name], value)
         assert not frozen[name].requires_grad
-    assert not model.neck.bridge_scale.equal(before.neck.bridge_scale)
+    assert not model.neck.bridge_matrix.equal(before.neck.bridge_matrix)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

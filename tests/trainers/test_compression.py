@@ -57,6 +57,24 @@ def test_neither_budget_nor_chunks_nor_passes_change_loss_or_gradients(
     assert_plain(objective, tiny_folder, examples(model))
 
 
+def test_a_target_is_scored_up_to_its_cut_and_then_has_no_end(tiny_folder):
+    model = prepared(tiny_folder)
+    objective = Compression(model, 256)
+    rows = examples(model)
+    objective.max_target = cut = 4
+    outcome, _ = gradients(objective, rows)
+    plain = Plain(model, tiny_folder)
+    expected, count = 0.0, 0
+    for row in rows:
+        ids = [*row["target"], model.backbone.tokenizer.eos_token_id][:cut]
+        prefix = plain.bridge(plain.encode(row["context"], row["suffix"]))
+        table = plain.distributions(prefix, row["target"])
+        expected -= sum(table[i, token].item() for i, token in enumerate(ids))
+        count += len(ids)
+    assert outcome.units == count < sum(len(row["target"]) + 1 for row in rows)
+    assert outcome.loss.item() == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_gradients_are_the_slopes_of_the_plain_loss(tiny_folder, tuning):
     """Finite differences: no automatic differentiation on the oracle's side."""

@@ -100,9 +100,12 @@ def merged(backbone: Backbone) -> Backbone:
 
 
 def rounded(model: AutoRegModel) -> AutoRegModel:
-    """Return the model with its encoder's own weights, if any, as they will be saved."""
+    """Return the model with what was trained, but the neck, as it will be saved."""
+    # Parameters alone: rotary frequencies, which are buffers, stay float32.
+    for name, parameter in model.backbone.language_model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.bfloat16().to(parameter.dtype)
     if model.tuned is not None:
-        # Parameters alone: rotary frequencies, which are buffers, stay float32.
         for parameter in model.tuned.language_model.parameters():
             parameter.data = parameter.data.bfloat16().to(model.backbone.dtype)
     return model

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from autoreg_trainers.arguments import run
+from autoreg_trainers.bridge import fit_bridge
 from autoreg_trainers.callbacks import NoContext
 from autoreg_trainers.data import Source, load_compression
 from autoreg_trainers.objectives import Compression
 from autoreg_trainers.settings import CompressionSettings
 from autoreg_trainers.training import Recipe, print_figures, train
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 DESCRIPTION = """
 Information Compression: the encoder learns to put a text into k vectors from
@@ -34,9 +40,19 @@ def ic(settings: CompressionSettings) -> None:
         objective=lambda model: Compression(
             model, settings.token_budget, distillation=settings.distillation
         ),
+        prepare=lambda objective, rows: with_bridge(objective, rows, settings.bridge_rows),
         callbacks=lambda objective: [NoContext(objective)],
     )
     print_figures(train(settings, recipe))
+
+
+def with_bridge(objective: Compression, rows: Dataset, count: int) -> Dataset:
+    """Fit the bridge of a new model to the first rows, and return all of them."""
+    model = objective.model
+    if count and not model.neck.fitted:
+        some = [row for row in rows.select(range(min(count, len(rows)))) if row["target"]]
+        fit_bridge(model, [objective.wrapped(row) for row in some], [row["target"] for row in some])
+    return rows
 
 
 if __name__ == "__main__":

@@ -8,7 +8,13 @@ from autoreg_trainers.acceleration import compile_layers
 from autoreg_trainers.arguments import run
 from autoreg_trainers.cda import alignment_recipe
 from autoreg_trainers.settings import AlignmentTrainingSettings
-from autoreg_trainers.training import check_settings, join_processes, load_model, short_rows
+from autoreg_trainers.training import (
+    build_objective,
+    check_settings,
+    join_processes,
+    load_model,
+    short_rows,
+)
 
 DESCRIPTION = """
 Reference scores for Conditional Distribution Alignment: how likely the model
@@ -27,7 +33,7 @@ def reference(settings: AlignmentTrainingSettings) -> None:
     compile_layers(model, settings.compile)
     with state.main_process_first():
         rows = short_rows(settings, recipe.rows(model))
-        rows = recipe.prepare(recipe.objective(model), rows)
+        rows = recipe.prepare(build_objective(settings, recipe, model), rows)
     if state.is_main_process:
         typer.echo(f"{len(rows)} rows scored")
 

@@ -81,6 +81,7 @@ def with_references(
     with_prefix = objective.settings.in_batch_negatives > 0
     wanted: dict[str, Any] = {**(key or reference_key(objective.model, rows))}
     wanted |= {"count": len(rows), "block": BLOCK, "prefix": with_prefix}
+    wanted["max_target"] = objective.max_target
     _claim(folder, wanted)
     objective.eval()
     blocks = []

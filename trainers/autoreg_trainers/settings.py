@@ -54,6 +54,9 @@ class TrainingSettings:
     max_steps: int = option(-1, "Stop after this many steps, whatever the epochs.")
     max_rows: int | None = option(None, "Take at most this many rows.")
     max_tokens: int | None = option(None, "Leave out rows with a text of more tokens than this.")
+    max_target: int | None = option(
+        None, "Score only this many tokens of a target; the encoder reads all of a text."
+    )
     max_minutes: float | None = option(
         None, "Stop cleanly, with a checkpoint and the model, after this many minutes."
     )
@@ -81,6 +84,9 @@ class CompressionSettings(TrainingSettings):
 
     tasks: dict[str, float] = option(
         {"answer": 0.5, "reconstruct": 0.5}, "Kinds of examples, name=weight."
+    )
+    bridge_rows: int = option(
+        2048, "Rows that a new model's bridge is fitted to before the first step; 0: it is not."
     )
     distillation: float = option(
         0.0, "Weight, 0 to 1, of the KL divergence from the decoder that reads the context."

@@ -105,7 +105,9 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
     compile_layers(model, settings.compile)
     # One process tokenises and prepares; the others find what it left.
     with state.main_process_first():
-        rows = recipe.prepare(recipe.objective(model), short_rows(settings, recipe.rows(model)))
+        rows = recipe.prepare(
+            build_objective(settings, recipe, model), short_rows(settings, recipe.rows(model))
+        )
     prepared = trainable(
         model,
         settings.tuning,
@@ -115,7 +117,7 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
         target_modules=target_modules(settings),
     )
     compile_layers(prepared, settings.compile)
-    objective = recipe.objective(prepared)
+    objective = build_objective(settings, recipe, prepared)
     training, held = held_back(rows, min(settings.held_back, len(rows) // 5), settings.seed)
     if len(training) < settings.batch_size:
         raise ModelError(
@@ -154,6 +156,13 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
         draw_curve(trainer.state.log_history, out / CURVE_FILE)
     state.wait_for_everyone()
     return figures
+
+
+def build_objective(settings: TrainingSettings, recipe: Recipe, model: AutoRegModel) -> Objective:
+    """Return what a recipe minimises on a model, as the settings bound it."""
+    objective = recipe.objective(model)
+    objective.max_target = settings.max_target
+    return objective
 
 
 def _steps(settings: TrainingSettings, rows: int) -> int:
@@ -303,6 +312,7 @@ _LEAST = {
     "weight_decay": 0,
     "max_grad_norm": 0,
     "held_back": 0,
+    "bridge_rows": 0,
     "eval_steps": 0,
     "probe_steps": 0,
     "probe_queries": 1,
@@ -315,6 +325,7 @@ _LEAST = {
     "max_length": 1,
     "max_rows": 1,
     "max_tokens": 1,
+    "max_target": 1,
     "max_minutes": 0,
     "keep_checkpoints": 1,
     "negatives": 0,

@@ -16,11 +16,10 @@ from autoreg_trainers.losses import (
     AlignmentForm,
     alignment_score,
     cda_loss,
-    info_nce,
     saturated,
     separation_score,
 )
-from autoreg_trainers.objectives.contrastive import allowed, document_keys
+from autoreg_trainers.objectives.contrastive import allowed, contrast, document_keys
 from autoreg_trainers.objectives.objective import Objective, Outcome, Row, summed
 
 
@@ -41,8 +40,8 @@ class AlignmentSettings:
         How many positives of other rows, those nearest to the query, count as
         negatives too: 0 to batch size - 1.
     contrastive_weight, contrastive_tau
-        Weight and temperature of InfoNCE on the pooled vectors with in-batch
-        negatives, added to the loss; 0 is the pure method.
+        Weight and temperature of InfoNCE on the pooled vectors with in-batch and
+        the rows' own negatives, added to the loss; 0 is the pure method.
     """
 
     form: AlignmentForm = "log_ratio"
@@ -80,9 +79,14 @@ class Alignment(Objective):
         return 1
 
     def encoder_tokens(self, row: Row) -> int:
-        """Return how many tokens of the row the encoder reads: query and positive."""
-        around = len(self.query_suffix) + len(self.document_suffix) + 2 * self.model.neck.k + 2
-        return len(row["query"]) + len(row["positive"]) + around
+        """Return how many tokens of the row the encoder reads."""
+        around = len(self.document_suffix) + self.model.neck.k + 1
+        texts = [row["query"], *self._documents(row)]
+        return sum(len(ids) + around for ids in texts)
+
+    def _documents(self, row: Row) -> list[Sequence[int]]:
+        """Return the row's texts that are encoded as documents, its positive first."""
+        return [row["positive"], *(row["negatives"] if self.settings.contrastive_weight else [])]
 
     def forward(self, rows: Sequence[Row]) -> Outcome:
         """Return L_CDA, summed over the rows."""
@@ -90,10 +94,12 @@ class Alignment(Objective):
         settings = self.settings
         latents = self.encode(
             self.queries([row["query"] for row in rows])
-            + self.documents([row["positive"] for row in rows])
+            + self.documents([self._documents(row)[0] for row in rows])
+            + self.documents([ids for row in rows for ids in self._documents(row)[1:]])
         )
         vectors = self.pooled(latents)
-        queries, documents = vectors[:n], vectors[n:]
+        queries, candidates = vectors[:n], vectors[n:]
+        documents = candidates[:n]
         positives = self.targets([row["positive"] for row in rows])
         negatives = self.targets([ids for row in rows for ids in row["negatives"]])
         owners = [i for i, row in enumerate(rows) for _ in row["negatives"]]
@@ -109,7 +115,7 @@ class Alignment(Objective):
         targets = positives + negatives
         if settings.form in ("kl", "js"):
             scores = self.log_likelihoods(latents[behind_query], targets)
-            distance = self._divergence(latents[:n], latents[n:], positives)
+            distance = self._divergence(latents[:n], latents[n : 2 * n], positives)
         else:
             own = torch.arange(n, 2 * n, device=latents.device)
             behind = torch.cat([behind_query, own])
@@ -138,13 +144,12 @@ class Alignment(Objective):
         if settings.form != "log_sigmoid":  # whose slope is not lost at large distances
             sums["s1_saturated"] = summed(saturated(settings.beta * distance).float())
         if settings.contrastive_weight:
-            own = torch.arange(n, device=queries.device)
-            mask = _others(rows).to(queries.device)
-            mask[own, own] = True
-            similarities = (queries @ documents.T).masked_fill(~mask, -torch.inf)
-            contrast = info_nce(similarities, own, settings.contrastive_tau)
-            sums["info_nce"] = summed(contrast)
-            loss = loss + settings.contrastive_weight * contrast.sum()
+            keys = document_keys(rows)
+            contrasted, _ = contrast(
+                queries, keys[:n], candidates, keys, tau=settings.contrastive_tau
+            )
+            sums["info_nce"] = summed(contrasted)
+            loss = loss + settings.contrastive_weight * contrasted.sum()
         return Outcome(loss, n, sums, (queries.detach(), documents.detach()))
 
     @torch.no_grad()

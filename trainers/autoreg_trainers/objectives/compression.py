@@ -42,15 +42,15 @@ class Compression(Objective):
 
     def units(self, row: Row) -> int:
         """Return the number of the target's tokens."""
-        return min(len(row["target"]), self.limit) + 1
+        return len(self.targets([row["target"]])[0])
 
     def encoder_tokens(self, row: Row) -> int:
         """Return how many tokens of the row the encoder reads."""
-        return len(self._wrapped(row)) + self.model.neck.k
+        return len(self.wrapped(row)) + self.model.neck.k
 
     def forward(self, rows: Sequence[Row]) -> Outcome:
         """Return the negative log-likelihood of the rows' targets, summed over tokens."""
-        contexts = [self._wrapped(row) for row in rows]
+        contexts = [self.wrapped(row) for row in rows]
         targets = self.targets([row["target"] for row in rows])
         units = sum(map(len, targets))
         prefix = self.model.neck.bridge(self.encode(contexts))
@@ -89,7 +89,8 @@ class Compression(Objective):
                 sums["content"] = (others + float(likelihood.sum()), units)
         return Outcome(losses.sum(), units, sums)
 
-    def _wrapped(self, row: Row) -> list[int]:
+    def wrapped(self, row: Row) -> list[int]:
+        """Return what the encoder reads of a row."""
         wrapped = self.model.encoder.wrapped
         around = len(wrapped([], row["suffix"])) + self.model.neck.k
         room = max(1, min(self.limit, self.model.backbone.window - around))

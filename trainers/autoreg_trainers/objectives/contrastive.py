@@ -60,17 +60,43 @@ class Contrastive(Objective):
         keys = document_keys(rows)
         # Held-back rows are batches of their own: processes may have different numbers of them.
         gathered = _gathered(own, keys) if self.training else (own, keys, 0)
-        candidates, all_keys, first = gathered
-        mask = torch.from_numpy(allowed(keys[:n], all_keys)).to(own.device)
-        positives = torch.arange(first, first + n, device=own.device)
-        mask[torch.arange(n, device=own.device), positives] = True
-        similarities = (queries @ candidates.T).masked_fill(~mask, -torch.inf)
-        loss = info_nce(similarities, positives, self.tau)
+        loss, similarities = contrast(queries, keys[:n], *gathered, tau=self.tau)
+        positives = torch.arange(n, device=own.device) + gathered[2]
         sums = {
             "info_nce": summed(loss),
             "ranked_first": summed((similarities.argmax(dim=1) == positives).float()),
         }
         return Outcome(loss.sum(), n, sums, (queries.detach(), own[:n].detach()))
+
+
+def contrast(
+    queries: Tensor,
+    keys: np.ndarray,
+    candidates: Tensor,
+    candidate_keys: np.ndarray,
+    first: int = 0,
+    *,
+    tau: float,
+) -> tuple[Tensor, Tensor]:
+    """Return InfoNCE of each query, [n], and its similarities, [n, c], -inf for no candidate.
+
+    Parameters
+    ----------
+    queries, candidates
+        Vectors of unit length, [n, d] and [c, d].
+    keys, candidate_keys
+        See `document_keys`, of the queries' positives and of the candidates.
+    first
+        Where the queries' positives begin among the candidates.
+    tau
+        Temperature.
+    """
+    n = len(queries)
+    mask = torch.from_numpy(allowed(keys, candidate_keys)).to(queries.device)
+    positives = torch.arange(first, first + n, device=queries.device)
+    mask[torch.arange(n, device=queries.device), positives] = True
+    similarities = (queries @ candidates.T).masked_fill(~mask, -torch.inf)
+    return info_nce(similarities, positives, tau), similarities
 
 
 def document_keys(rows: Sequence[Row]) -> np.ndarray:

@@ -61,6 +61,9 @@ class Objective(nn.Module, ABC):
         may be worked off in parts.
     exchanges
         Whether a pass waits for the other processes' passes.
+    max_target
+        How many tokens of a target the decoder scores at most; None for all. A target
+        that is cut has no end.
     one_pass
         Whether each role runs once per call, on padded rows, as sharded weights
         need: there every process must make the same number of passes.
@@ -74,6 +77,7 @@ class Objective(nn.Module, ABC):
         self.model = model
         self.token_budget = token_budget
         self.one_pass = False
+        self.max_target: int | None = None
         encoder = model.encoder
         self.query_suffix = encoder.suffix_ids(model.config.query_instruction)
         self.document_suffix = encoder.suffix_ids(model.config.document_instruction)
@@ -131,8 +135,8 @@ class Objective(nn.Module, ABC):
         return [wrapped(ids[: self.limit], self.document_suffix) for ids in texts]
 
     def targets(self, texts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Return what the decoder generates: the texts' ids, closed by <eos>."""
-        return [[*ids[: self.limit], self.eos] for ids in texts]
+        """Return what the decoder generates: the texts' ids, closed by <eos>, or their start."""
+        return [[*ids[: self.limit], self.eos][: self.max_target] for ids in texts]
 
     def encode(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Return e of each sequence, each distinct one encoded once, [n, k, d].
