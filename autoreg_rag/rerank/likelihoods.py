@@ -9,13 +9,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autoreg_rag.likelihood import token_log_probs
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.rerank.budget import TokenBudget
+from autoreg_rag.rerank.head import token_log_probs
 from autoreg_rag.rerank.prefix import SharedPrefix
 
 BLOCK = 1024
 """Passages whose tokens, and vectors where they are needed, are held at a time."""
+
+CPU_TOKENS = 512
+"""Tokens of a batch on a CPU: as fast as larger ones, if not faster, in a quarter of the memory."""
 
 _States = Callable[[list[int], list[list[int]]], tuple[Tensor, Tensor]]
 """Positions of some passages and their ids, to states and tokens as in `Decoder.states`."""
@@ -36,12 +39,15 @@ class Likelihoods:
     model
         Its encoder makes the vectors, its frozen decoder judges.
     token_budget
-        The most tokens of a batch; by default the model's.
+        The most tokens of a batch; by default the model's, on a CPU at most `CPU_TOKENS`.
     """
 
     def __init__(self, model: AutoRegModel, token_budget: int | None = None) -> None:
         self.model = model
-        self.budget = TokenBudget(model.token_budget if token_budget is None else token_budget)
+        if token_budget is None:
+            bound = CPU_TOKENS if model.backbone.device.type == "cpu" else model.token_budget
+            token_budget = min(model.token_budget, bound)
+        self.budget = TokenBudget(token_budget)
 
     @torch.inference_mode()
     def given_query(

@@ -35,8 +35,8 @@ class Reranker:
     score
         Kind of the score, see `autoreg_rag.scores.score`.
     token_budget
-        The most tokens of a batch, padding included; by default the model's.
-        Halved, and kept so, where a batch does not fit the memory.
+        The most tokens of a batch, padding included; by default the model's, on a
+        CPU at most 512. Halved, and kept so, where a batch does not fit the memory.
     fusion
         None to rank by this score alone; else the weight, from 0 to 1, of the
         retrieval score in their fusion, see `standard_sum`.
