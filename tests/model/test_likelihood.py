@@ -1,7 +1,14 @@
 import pytest
 import torch
 
+from autoreg_rag import likelihood
 from autoreg_rag.likelihood import CHUNK, token_log_probs
+
+PASSAGE = (
+    "Penguins live on the coasts of Antarctica. They cannot fly, but they swim well and dive "
+    "deep for fish and krill. The emperor penguin, the largest of them, breeds in winter: the "
+    "male holds the egg on his feet for two months and does not eat while the female is at sea."
+)
 
 
 def plain_log_probs(hidden, weight, targets, softcap=None):
@@ -26,15 +33,50 @@ def test_chunks_give_what_full_logits_give(positions, softcap):
     )
 
 
-def test_sums_run_in_float32_even_for_bfloat16_states():
+def test_logits_are_exact_even_for_bfloat16_states():
+    """Rounded to bfloat16 they were off by more than the whole of what is allowed here."""
     generator = torch.Generator().manual_seed(0)
     hidden = (30 * torch.randn(64, 16, generator=generator)).bfloat16()
     weight = torch.randn(50, 16, generator=generator).bfloat16()
     targets = torch.randint(50, (64,), generator=generator)
-    logits = (hidden @ weight.T).double()  # the product itself is rounded to bfloat16
-    expected = logits.log_softmax(dim=-1)[torch.arange(64), targets]
+    expected = plain_log_probs(hidden, weight, targets)
+    scores = token_log_probs(hidden, weight, targets).double()
+    torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-4)
+    rounded = (hidden @ weight.T).double().log_softmax(dim=-1)[torch.arange(64), targets]
+    assert (rounded - expected).abs().mean() > 1000 * (scores - expected).abs().mean()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(token_log_probs(hidden, weight, targets).double(), scores)
+
+
+def test_a_passages_likelihood_is_that_of_its_bfloat16_states(real_base):
+    """On the default base: what rounded logits make of a passage is off by far more."""
+    decoder, base = real_base.decoder, real_base.backbone
+    ids = decoder.ids([PASSAGE])
+    with torch.no_grad():
+        hidden, targets = decoder.states(decoder.no_context(1), ids)
+    hidden, weight = hidden.bfloat16(), base.head_weight.bfloat16()
+    expected = plain_log_probs(hidden, weight, targets).sum().item()
     scores = token_log_probs(hidden, weight, targets)
-    torch.testing.assert_close(scores.double(), expected, rtol=1e-5, atol=1e-4)
+    assert scores.sum().item() == pytest.approx(expected, abs=1e-3)
+    rounded = (hidden @ weight.T).double().log_softmax(dim=-1)[torch.arange(len(targets)), targets]
+    assert abs(rounded.sum().item() - expected) > 0.1
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_pieces_of_the_vocabulary_give_what_all_of_it_gives(monkeypatch, softcap):
+    """Also where the largest logit comes first, last, or in the target's own piece."""
+    monkeypatch.setattr(likelihood, "CHUNK", 7)
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(50, 16, generator=generator)
+    targets = torch.arange(50).repeat(2)
+    hidden = torch.cat([3 * weight, torch.randn(50, 16, generator=generator)]).requires_grad_()
+    exact = hidden.detach().double().requires_grad_()
+    expected = plain_log_probs(exact, weight, targets, softcap)
+    scores = token_log_probs(hidden, weight, targets, softcap=softcap)
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-5, atol=1e-5)
+    scores.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(hidden.grad.double(), exact.grad, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("softcap", [None, 5.0])

@@ -3,8 +3,7 @@ import math
 import pytest
 import torch
 
-from autoreg_rag.likelihood import CHUNK
-from autoreg_trainers.divergence import token_divergence
+from autoreg_trainers.divergence import CHUNK, token_divergence
 from tests.trainers.plain import js, kl
 
 PLAIN = {"kl": kl, "js": js}

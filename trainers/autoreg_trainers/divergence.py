@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from autoreg_rag.likelihood import CHUNK
 from autoreg_trainers.cut import rowwise
+
+CHUNK = 256
+"""Positions whose logits are held at a time."""
 
 
 def token_divergence(
