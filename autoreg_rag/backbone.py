@@ -127,7 +127,10 @@ class Backbone:
             The adapter is damaged, or does not fit this LLM.
         """
         try:
-            adapted = PeftModel.from_pretrained(self.language_model, folder)
+            # In the LLM's own format: a mixture costs a conversion of all activations.
+            adapted = PeftModel.from_pretrained(
+                self.language_model, folder, autocast_adapter_dtype=False
+            )
         except _LOADING_ERRORS as error:
             raise ModelError(
                 f"the adapter in {folder} cannot be used: {first_line(error)}"

@@ -31,6 +31,7 @@ from autoreg_rag.errors import ModelError, first_line
 from autoreg_rag.files import whole_folder
 from autoreg_rag.model_card import write_model_card
 from autoreg_rag.neck import Neck
+from autoreg_rag.pretrained import DEFAULT_MODEL
 from autoreg_rag.truncation import Truncation
 
 logger = logging.getLogger(__name__)
@@ -136,9 +137,9 @@ class AutoRegModel(nn.Module):
         """
         how = {"device": device, "dtype": dtype, "attention": attention}
         reference = DEFAULT if name is None else _absolute(str(name))
-        folder = None if reference == DEFAULT else find_folder(reference)
+        folder = DEFAULT_MODEL if reference == DEFAULT else find_folder(reference)
         tuned = None
-        if folder is not None and is_model_folder(folder):
+        if is_model_folder(folder):
             config = dataclasses.replace(AutoRegConfig.load(folder), **settings)
             backbone = Backbone.load(config.base_model, **how)
             neck = Neck.load(folder, shape=(config.num_compress_tokens, backbone.hidden_size))
@@ -147,7 +148,7 @@ class AutoRegModel(nn.Module):
             if (folder / ENCODER_FOLDER).is_dir():
                 tuned = Backbone.load(str(folder / ENCODER_FOLDER), **how)
         else:
-            backbone = Backbone.load(None if folder is None else reference, **how)
+            backbone = Backbone.load(reference, **how)
             config = AutoRegConfig(backbone.name, backbone.base_hash, **settings)
             neck = Neck.untrained(backbone, config.num_compress_tokens)
             logger.warning(

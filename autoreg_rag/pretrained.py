@@ -48,6 +48,9 @@ DEFAULT_BASE = PackagedBase(
     member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
 
+DEFAULT_MODEL = Path(__file__).parent / "default_model"
+"""What was trained on that base: a model folder that ships with the package."""
+
 
 def cache_folder() -> Path:
     """Return the folder of fetched and converted models (``AUTOREG_RAG_CACHE`` overrides it)."""

@@ -76,14 +76,14 @@ def test_no_latents_decode_to_no_texts(tiny_model):
     assert tiny_model.log_likelihood(tiny_model.compress([]), []).shape == (0,)
 
 
-def test_the_real_decoder_starts_close_to_where_it_is_without_context(real_model):
+def test_the_real_decoder_starts_close_to_where_it_is_without_context(real_base):
     """The bridge's promise: untrained vectors do not disturb the decoder."""
     text = "Penguins live on the coasts of Antarctica."
-    latents = real_model.compress([text])
-    with_vectors = real_model.log_likelihood(latents, [text], reduction="mean").item()
-    nothing = real_model.log_likelihood(torch.zeros_like(latents), [text], reduction="mean").item()
+    latents = real_base.compress([text])
+    with_vectors = real_base.log_likelihood(latents, [text], reduction="mean").item()
+    nothing = real_base.log_likelihood(torch.zeros_like(latents), [text], reduction="mean").item()
     assert with_vectors == pytest.approx(nothing, abs=0.5)
-    expected, count = plain_log_likelihood(real_model, latents[0], text)
+    expected, count = plain_log_likelihood(real_base, latents[0], text)
     assert with_vectors == pytest.approx(expected / count, rel=1e-3)
 
 

@@ -84,7 +84,7 @@ def test_full_tuning_trains_a_copy_and_no_unused_head(tiny_folders, family):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_full_tuning_goes_on_from_an_adapter(tiny_folder, tmp_path, dtype):
-    adapted = prepared(tiny_folder)
+    adapted = rounded(prepared(tiny_folder))
     adapted.save_pretrained(tmp_path / "model")
     model = trainable(loaded(tmp_path / "model", dtype), "full")
     assert not isinstance(model.backbone.language_model, PeftModel)
@@ -152,12 +152,16 @@ def test_a_rounded_model_reloads_bit_for_bit(tiny_folders, tmp_path, family, dty
     assert torch.equal(again.log_likelihood(latents, TEXTS), model.log_likelihood(latents, TEXTS))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_trained_adapter_reloads_bit_for_bit(tiny_folders, tmp_path, family):
-    model = prepared(tiny_folders[family])
+def test_a_trained_adapter_reloads_bit_for_bit(tiny_folders, tmp_path, family, dtype):
+    model = trainable(loaded(tiny_folders[family], dtype), "lora", rank=3)
+    shaken(model, 2)
+    fingerprint = model.fingerprint()
     assert rounded(model) is model
     model.save_pretrained(tmp_path / "model")
-    again = loaded(tmp_path / "model")
+    again = loaded(tmp_path / "model", dtype)
+    assert again.fingerprint() == fingerprint
     assert again.fingerprint() == model.fingerprint()
     latents = model.compress(TEXTS)
     assert torch.equal(again.compress(TEXTS), latents)

@@ -131,6 +131,7 @@ def test_a_run_that_has_ended_is_left_as_it_is_or_made_longer(started, place):
     assert sorted(history(out)) == [1, 2, 3]
     assert all(torch.equal(value, ended[key]) for key, value in weights(out).items())
     assert (out / "curve.png").is_file()
+    assert not (place / "runs").exists()  # where TensorBoard writes unless it is told
     assert apart(name, *long, cwd=place) == [0]
     assert apart(name, *long, "--out", whole, cwd=place) == [0]
     assert_same_run(out, whole, steps=6)

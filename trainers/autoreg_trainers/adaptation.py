@@ -65,6 +65,8 @@ def trainable(
                 raise ModelError(f"no adapter fits {backbone.name}: {error}") from error
         for name, parameter in backbone.language_model.named_parameters():
             parameter.requires_grad_("lora_" in name)
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
         tuned = None
     else:
         tuned = model.tuned or merged(backbone)
@@ -104,7 +106,7 @@ def rounded(model: AutoRegModel) -> AutoRegModel:
     # Parameters alone: rotary frequencies, which are buffers, stay float32.
     for name, parameter in model.backbone.language_model.named_parameters():
         if "lora_" in name:
-            parameter.data = parameter.data.bfloat16().to(parameter.dtype)
+            parameter.data = parameter.data.bfloat16().to(model.backbone.dtype)
     if model.tuned is not None:
         for parameter in model.tuned.language_model.parameters():
             parameter.data = parameter.data.bfloat16().to(model.backbone.dtype)

@@ -21,7 +21,10 @@ class TrainingSettings:
         [], "Training data: files, folders, globs or hub datasets, each with :key=value options."
     )
     out: str = option("run", "Folder of the run: model/, checkpoints/, settings.yaml, curve.png.")
-    model: str | None = option(None, "What to train: a saved model or any causal LM.")
+    model: str | None = option(
+        None,
+        "What to train: a saved model or any causal LM; by default the default base, untrained.",
+    )
     device: str | None = option(None, "cpu, cuda, mps; by default the best there is.")
     dtype: str | None = option(None, "Of the frozen weights; by default the device's fastest.")
     attention: str | None = option(

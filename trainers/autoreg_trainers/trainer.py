@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainerState, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from autoreg_rag.files import write_whole
@@ -284,8 +285,7 @@ class AutoRegTrainer(Trainer):
         """Write what is trained; the frozen base is not copied into each checkpoint."""
         state = {
             name: whole(value.detach()).cpu().contiguous()
-            for name, value in self.objective.named_parameters()
-            if value.requires_grad
+            for name, value in self._own_state().items()
         }
         if self.args.should_save:
             folder = Path(output_dir or str(self.args.output_dir))
@@ -306,9 +306,14 @@ class AutoRegTrainer(Trainer):
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
         state = load_file(Path(resume_from_checkpoint) / WEIGHTS_FILE)
-        parameters = dict(self.objective.named_parameters())
+        own = self._own_state()
         for name, value in state.items():
-            fill(parameters[name], value)
+            fill(own[name], value)
+
+    def _own_state(self) -> dict[str, Tensor]:
+        """Return what is trained, and what the neck was fitted to, by name."""
+        values = [*self.objective.named_parameters(), *self.objective.named_buffers()]
+        return {name: value for name, value in values if value.requires_grad or ".neck." in name}
 
     def gather(self) -> None:
         """Put sharded weights together again, in every process, to be saved."""
@@ -317,6 +322,7 @@ class AutoRegTrainer(Trainer):
 
     def restore(self, checkpoint: Path) -> None:
         """Take the weights and the log of a checkpoint, for a run that has ended."""
+        self.remove_callback(TensorBoardCallback)  # its log has ended as well
         self._load_from_checkpoint(str(checkpoint))
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
 

@@ -25,6 +25,7 @@ from autoreg_rag.cli import print_json
 from autoreg_rag.config import Stage
 from autoreg_rag.errors import ModelError
 from autoreg_rag.model import AutoRegModel
+from autoreg_rag.pretrained import DEFAULT_BASE
 from autoreg_trainers.acceleration import compile_layers, training_attention
 from autoreg_trainers.adaptation import rounded, trainable
 from autoreg_trainers.arguments import save_effective
@@ -224,7 +225,7 @@ def load_model(settings: TrainingSettings, stage: Stage) -> AutoRegModel:
         name: value for name in _MODEL_SETTINGS if (value := getattr(settings, name)) is not None
     }
     return AutoRegModel.from_pretrained(
-        settings.model,
+        settings.model or DEFAULT_BASE.name,
         device=str(place),
         dtype=settings.dtype,
         attention=settings.attention or training_attention(place),
