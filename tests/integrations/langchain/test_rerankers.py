@@ -216,3 +216,12 @@ def test_many_candidates_are_all_scored(reranker):
     scores = relevance(reranker.compress_documents(documents, QUESTION))
     assert len(scores) == 1000
     assert scores == sorted(scores, reverse=True)
+
+
+def test_a_document_and_a_question_over_the_window_are_cut(reranker):
+    long = "Whales are mammals that live in the sea. " * 200
+    documents = [Document(long), Document(long + long)]
+    found = reranker.compress_documents(documents, long)
+    assert [document.page_content for document in found] == [long, long + long]
+    first, second = relevance(found)
+    assert first == pytest.approx(second, abs=1e-3)

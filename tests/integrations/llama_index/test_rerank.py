@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -193,6 +194,20 @@ class TestBadInput:
         with pytest.raises(ValueError, match="node empty has no text"):
             rerank.postprocess_nodes(nodes, query_str=QUESTION)
 
+    def test_a_node_and_a_question_over_the_window_are_cut(self, how, rerank):
+        long = "Whales are mammals that live in the sea. " * 200
+        nodes = [NodeWithScore(node=TextNode(text=text)) for text in (long, long + long)]
+        first, second = rerank.postprocess_nodes(nodes, query_str=long)
+        assert first.score == pytest.approx(second.score, abs=1e-3)
+        assert [first.node, second.node] == [item.node for item in nodes]
+
+    def test_ten_thousand_nodes(self, rerank):
+        nodes = [NodeWithScore(node=TextNode(text=f"number {i}", id_=str(i))) for i in range(10000)]
+        best = rerank.postprocess_nodes(nodes, query_str=QUESTION)
+        few = rerank.postprocess_nodes([node.model_copy() for node in best], query_str=QUESTION)
+        assert len(best) == rerank.top_n
+        assert [n.score for n in best] == pytest.approx([n.score for n in few], abs=1e-3)
+
     def test_unknown_and_wrong_arguments(self):
         for wrong in ({"no_such": 1}, {"top_n": 0}, {"score": "max"}, {"metadata_mode": "x"}):
             (name,) = wrong
@@ -225,6 +240,24 @@ class TestFramework:
         expected = rerank.postprocess_nodes(nodes, query_str=QUESTION)
         calls = (rerank.apostprocess_nodes(nodes, query_str=QUESTION) for _ in range(3))
         assert await asyncio.gather(*calls) == [expected] * 3
+
+    async def test_the_event_loop_goes_on_while_the_model_is_busy(self, rerank, nodes):
+        is_busy, is_released = threading.Event(), threading.Event()
+
+        def hold(_):
+            is_busy.set()
+            assert is_released.wait(60)
+
+        holder = threading.Thread(target=rerank._use, args=[hold])
+        holder.start()
+        is_busy.wait(60)
+        call = asyncio.ensure_future(rerank.apostprocess_nodes(nodes, query_str=QUESTION))
+        for _ in range(20):
+            await asyncio.sleep(0)  # a call that blocks would hold the loop here
+        assert not call.done()
+        is_released.set()
+        assert len(await call) == len(nodes)
+        holder.join()
 
     async def test_an_embedding_at_the_same_time_gets_right_vectors(self, how, rerank, nodes):
         """They share a model, whose adapter is off while it scores."""
