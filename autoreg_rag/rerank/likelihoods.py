@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autoreg_rag.likelihood import token_log_probs
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.rerank.budget import TokenBudget
-from autoreg_rag.rerank.head import token_log_probs
 from autoreg_rag.rerank.prefix import SharedPrefix
 
 BLOCK = 1024
