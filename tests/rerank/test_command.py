@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.index.test_commands import command, small
+from tests.index.test_commands import command, one_line_error, small
 
 
 @pytest.fixture
@@ -48,3 +48,12 @@ def test_search_reranks_what_it_finds(index):
 )
 def test_wrong_options_end_with_status_2(tmp_path, options):
     assert command("search", "q", *options, cwd=tmp_path).returncode == 2
+
+
+def test_a_missing_index_and_an_empty_question_are_one_line(index):
+    missing = command("search", "whales", "--index", "no-such", "--rerank", cwd=index)
+    assert "no-such" in one_line_error(missing)
+    for question in ("", " \n"):
+        empty = command("search", question, "--index", "my-index", "--rerank", cwd=index)
+        assert empty.returncode in (1, 2)
+        assert "Traceback" not in empty.stderr
