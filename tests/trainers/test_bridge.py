@@ -20,7 +20,7 @@ def loaded(folder):
 
 @pytest.fixture(scope="module")
 def texts():
-    return [row["pos"] for row in islice(short_rows(100), 192)]
+    return [row["pos"] for row in islice(short_rows(80), 144)]
 
 
 def compression_rows(model, texts):
@@ -76,11 +76,11 @@ def test_a_fitted_bridge_tells_the_real_decoder_of_texts_it_was_not_fitted_to(re
 
     def content():
         with torch.no_grad():
-            total, count = objective(rows[-48:]).sums["content"]
+            total, count = objective(rows[-24:]).sums["content"]
         return total / count
 
     before = content()
-    fit(model, rows[:-48])
+    fit(model, rows[:-24])
     assert before < 0.05
     assert content() > 0.1
 

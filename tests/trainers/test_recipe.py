@@ -1,0 +1,66 @@
+"""The default model's recipe, on a few rows of the real base."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autoreg_rag.config import AutoRegConfig
+from autoreg_rag.model import AutoRegModel
+
+SCRIPT = Path(__file__).parents[2] / "trainers" / "recipes" / "default_model.py"
+
+
+def recipe(*options, cwd):
+    command = [sys.executable, SCRIPT, *options]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def data(tmp_path, rows_file):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "rows.jsonl").write_bytes(rows_file.read_bytes())
+    return folder
+
+
+@pytest.fixture
+def sets(tmp_path, rows_file):
+    """A retrieval set whose documents are the rows' positives."""
+    folder = tmp_path / "sets" / "rows"
+    folder.mkdir(parents=True)
+    rows = [json.loads(line) for line in rows_file.read_text().splitlines()]
+    corpus = [{"_id": str(i), "title": "", "text": row["pos"]} for i, row in enumerate(rows)]
+    queries = [{"_id": f"q{i}", "text": row["query"]} for i, row in enumerate(rows)]
+    for name, lines in (("corpus", corpus), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    qrels = [f"q{i}\t{i}\t1\n" for i in range(len(rows))]
+    (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(qrels))
+    return folder.parent
+
+
+def test_the_recipe_runs_from_rows_to_figures_and_not_twice(tmp_path, data, sets, real_base):
+    options = [data, "--evaluate", sets, "--out", tmp_path / "out", "--small"]
+    first = recipe(*options, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    folder = tmp_path / "out" / "cda" / "model"
+    assert AutoRegConfig.load(folder).stage == "cda"
+    assert "nDCG@10" in (tmp_path / "out" / "results.md").read_text()
+    model = AutoRegModel.from_pretrained(folder)
+    assert model.neck.fitted
+    again = recipe(*options, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert AutoRegModel.from_pretrained(folder).fingerprint() == model.fingerprint()
+
+
+def test_a_stage_that_fails_ends_the_recipe(tmp_path):
+    (tmp_path / "empty").mkdir()
+    failed = recipe(tmp_path / "empty", "--out", tmp_path / "out", cwd=tmp_path)
+    assert failed.returncode == 1
+    assert "error:" in failed.stderr
+    assert not (tmp_path / "out" / "ic").exists()
+    missing = recipe(tmp_path / "none", cwd=tmp_path)
+    assert missing.returncode == 1
+    assert "there is no folder" in missing.stderr

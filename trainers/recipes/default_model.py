@@ -1,0 +1,73 @@
+"""The default model, from raw rows to figures: mine, compress, align, export, evaluate.
+
+Run: ``python trainers/recipes/default_model.py DATA --evaluate SETS`` (add ``--help``).
+
+DATA is a folder of rows with query, pos and perhaps neg, SETS a folder of BEIR-layout
+and STS sets. Each stage is a command of this project with the settings in
+``trainers/configs/smollm2-135m-*.yaml``; one that has ended is passed over, one that was
+cut off goes on, so the same line again continues. What is drawn is drawn by seeds.
+``--small`` runs the same stages on a few rows, in minutes, to see that all is well.
+
+The model is left in OUT/cda/model, figures in OUT/results.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SMALL = ["--max-rows", "300", "--max-steps", "2", "--held-back", "8", "--compile", "no"]
+SMALL_SETS = ["--limit", "20"]
+
+logger = logging.getLogger("recipe")
+
+
+def run(*command: str | Path) -> None:
+    """Run a command of this project; end with its status if it fails."""
+    began, cpu = time.monotonic(), os.times()
+    status = subprocess.run([sys.executable, "-m", *map(str, command)], check=False).returncode
+    now = os.times()
+    used = now.children_user + now.children_system - cpu.children_user - cpu.children_system
+    minutes = (time.monotonic() - began) / 60
+    logger.info("%s: %.1f minutes, %.2f CPU hours", command[0], minutes, used / 3600)
+    if status:
+        sys.exit(status)
+
+
+def main() -> None:
+    """Run all stages."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder of training rows")
+    parser.add_argument("--evaluate", type=Path, help="folder of evaluation sets")
+    parser.add_argument("--out", type=Path, default=Path("runs/default-model"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--small", action="store_true", help="a few rows and steps only")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    if not options.data.is_dir():
+        sys.exit(f"error: there is no folder {options.data}")
+    out: Path = options.out
+    few = SMALL if options.small else []
+    again = ["--resume", "yes", "--seed", str(options.seed)]
+
+    mine = ["--out", out / "mined", "--max-group", "50", "--negatives", "3"]
+    run("autoreg_trainers.mine", options.data, *mine)
+    ic = ["--config", CONFIGS / "smollm2-135m-ic.yaml", "--sources", options.data]
+    run("autoreg_trainers.ic", *ic, "--out", out / "ic", *again, *few)
+    cda = ["--config", CONFIGS / "smollm2-135m-cda.yaml", "--sources", out / "mined"]
+    cda += ["--model", out / "ic" / "model"]
+    run("autoreg_trainers.cda", *cda, "--out", out / "cda", *again, *few)
+    if options.evaluate:
+        figures = ["--model", out / "cda" / "model", "--out", out / "results.md"]
+        figures += SMALL_SETS if options.small else []
+        run("autoreg_rag.evaluate", options.evaluate, *figures)
+
+
+if __name__ == "__main__":
+    main()
