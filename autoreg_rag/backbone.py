@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,22 @@ class Backbone:
         (settings,) = self.language_model.peft_config.values()
         chosen = {name: getattr(settings, name) for name in _ADAPTER_SETTINGS}
         return chosen | {"target_modules": sorted(settings.target_modules)}
+
+    @contextmanager
+    def adapter_off(self) -> Iterator[None]:
+        """Be the frozen base, exactly, inside the block."""
+        model = self.language_model
+        if not isinstance(model, PeftModel):
+            yield
+            return
+        # peft marks an adapter that it switches on again to be trained, whatever it was.
+        trained = [(value, value.requires_grad) for value in model.parameters()]
+        try:
+            with model.disable_adapter():
+                yield
+        finally:
+            for value, flag in trained:
+                value.requires_grad_(flag)
 
     @property
     def body(self) -> nn.Module:

@@ -63,10 +63,9 @@ class _TokenLogProbs(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(targets), CHUNK):
                 part = slice(start, start + CHUNK)
-                scores[part], slopes = _scores(
-                    hidden[part], weight, targets[part], softcap, with_gradient
-                )
-                if gradient is not None:
+                found, slopes = _scores(hidden[part], weight, targets[part], softcap, with_gradient)
+                scores[part] = found
+                if gradient is not None and slopes is not None:
                     gradient[part] = slopes
         if gradient is not None:
             ctx.save_for_backward(gradient)
@@ -122,7 +121,8 @@ def _exact_products(hidden: Tensor) -> Iterator[None]:
         yield
         return
     cuda = hidden.device.type == "cuda"
-    backend = torch.backends.cuda.matmul if cuda else torch.backends.mkldnn.matmul
+    backends: Any = torch.backends
+    backend = (backends.cuda if cuda else backends.mkldnn).matmul
     before = backend.fp32_precision
     backend.fp32_precision = "tf32" if cuda else "bf16"
     try:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from huggingface_hub import HfApi
 from numpy.typing import NDArray
-from peft import PeftModel
 from torch import Tensor, nn
 
 from autoreg_rag.backbone import Backbone, find_folder
@@ -379,8 +378,7 @@ class AutoRegModel(nn.Module):
 
     def as_decoder(self) -> AbstractContextManager[None]:
         """Switch the adapter off: inside the block the LLM is the frozen base, exactly."""
-        model = self.backbone.language_model
-        return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
+        return self.backbone.adapter_off()
 
 
 def _absolute(name: str) -> str:

@@ -185,3 +185,20 @@ def test_bfloat16_gradients_are_close_to_those_in_float32(tiny_folder):
     flat, other = (torch.cat([v.flatten() for v in part.values()]) for part in (found, wanted))
     assert torch.cosine_similarity(flat, other, dim=0) > 0.95
     assert {value.dtype for value in found.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_a_bridge_trained_alone_leaves_embeddings_as_they_are(tiny_folder, tmp_path, tuning):
+    rounded(prepared(tiny_folder, tuning)).save_pretrained(tmp_path / "model")
+    before = loaded(tmp_path / "model")
+    model = trainable(loaded(tmp_path / "model"), "bridge")
+    assert trained_names(model) == {"neck.bridge_start", "neck.bridge_matrix"}
+    _, found = gradients(Compression(model, 200), examples(model))
+    assert all(value.any() for value in found.values())
+    shaken(model, 1)
+    assert model.fingerprint() == before.fingerprint()
+    latents = before.compress(TEXTS)
+    assert torch.equal(model.compress(TEXTS), latents)
+    assert not torch.equal(
+        model.log_likelihood(latents, TEXTS), before.log_likelihood(latents, TEXTS)
+    )

@@ -1,4 +1,4 @@
-"""Which of a model's weights are trained: an adapter's, or all of the encoder's."""
+"""Which of a model's weights are trained: an adapter's, all of the encoder's, or none of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autoreg_rag.model import AutoRegModel
 
 logger = logging.getLogger(__name__)
 
-Tuning = Literal["lora", "full"]
+Tuning = Literal["lora", "full", "bridge"]
 
 
 def trainable(
@@ -34,7 +34,8 @@ def trainable(
         An adapter that it has already is trained on; its settings stay.
     tuning
         ``lora``: an adapter on the one set of weights that serves both roles;
-        ``full``: a copy of the weights for the encoder, beside the frozen ones.
+        ``full``: a copy of the weights for the encoder, beside the frozen ones;
+        ``bridge``: nothing of the encoder, so that embeddings stay as they are.
     rank, alpha, dropout, target_modules
         Of a new adapter, see `peft.LoraConfig`; alpha is twice the rank unless
         it is given.
@@ -46,7 +47,10 @@ def trainable(
         peft refuses the settings.
     """
     backbone = model.backbone
-    if tuning == "lora":
+    tuned = model.tuned
+    if tuning == "bridge":
+        model.requires_grad_(False)
+    elif tuning == "lora":
         if model.tuned is not None:
             raise ModelError(
                 f"all weights of {model.name} were trained; go on with tuning: full, "
@@ -67,7 +71,6 @@ def trainable(
             parameter.requires_grad_("lora_" in name)
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-        tuned = None
     else:
         tuned = model.tuned or merged(backbone)
         tuned.language_model.float().requires_grad_(True)
@@ -78,6 +81,7 @@ def trainable(
         if isinstance(backbone.language_model, PeftModel):
             backbone.language_model = backbone.language_model.unload()
     model.neck.requires_grad_(True)
+    model.neck.compress_tokens.requires_grad_(tuning != "bridge")
     prepared = AutoRegModel(
         model.config,
         backbone,

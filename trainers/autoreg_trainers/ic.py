@@ -40,18 +40,20 @@ def ic(settings: CompressionSettings) -> None:
         objective=lambda model: Compression(
             model, settings.token_budget, distillation=settings.distillation
         ),
-        prepare=lambda objective, rows: with_bridge(objective, rows, settings.bridge_rows),
+        prepare=lambda objective, rows: with_bridge(objective, rows, settings),
         callbacks=lambda objective: [NoContext(objective)],
     )
     print_figures(train(settings, recipe))
 
 
-def with_bridge(objective: Compression, rows: Dataset, count: int) -> Dataset:
-    """Fit the bridge of a new model to the first rows, and return all of them."""
+def with_bridge(objective: Compression, rows: Dataset, settings: CompressionSettings) -> Dataset:
+    """Fit the bridge to the first rows where it begins anew, and return all rows."""
     model = objective.model
-    if count and not model.neck.fitted:
-        some = [row for row in rows.select(range(min(count, len(rows)))) if row["target"]]
-        fit_bridge(model, [objective.wrapped(row) for row in some], [row["target"] for row in some])
+    begins = settings.tuning == "bridge" or not model.neck.fitted
+    if settings.bridge_rows and begins:
+        some = rows.select(range(min(settings.bridge_rows, len(rows))))
+        kept = [row for row in some if row["target"]]
+        fit_bridge(model, [objective.wrapped(row) for row in kept], [row["target"] for row in kept])
     return rows
 
 

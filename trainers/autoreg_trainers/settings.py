@@ -33,7 +33,9 @@ class TrainingSettings:
     compile: Literal["auto", "yes", "no"] = option(
         "auto", "Compile the layers with torch.compile; auto does where a C++ compiler is."
     )
-    tuning: Literal["lora", "full"] = option("lora", "Train an adapter, or all weights.")
+    tuning: Literal["lora", "full", "bridge"] = option(
+        "lora", "Train an adapter, all weights, or (ic) only what the decoder reads through."
+    )
     lora_rank: int = option(32, "Rank of a new adapter.")
     lora_alpha: int | None = option(None, "Alpha of a new adapter; by default twice the rank.")
     lora_dropout: float = option(0.0, "Dropout of a new adapter.")
@@ -89,7 +91,9 @@ class CompressionSettings(TrainingSettings):
         {"answer": 0.5, "reconstruct": 0.5}, "Kinds of examples, name=weight."
     )
     bridge_rows: int = option(
-        2048, "Rows that a new model's bridge is fitted to before the first step; 0: it is not."
+        2048,
+        "Rows that a bridge is fitted to before the first step, where the model is new or "
+        "the bridge alone is trained; 0: it is not.",
     )
     distillation: float = option(
         0.0, "Weight, 0 to 1, of the KL divergence from the decoder that reads the context."

@@ -224,12 +224,13 @@ def load_model(settings: TrainingSettings, stage: Stage) -> AutoRegModel:
     changed = {
         name: value for name in _MODEL_SETTINGS if (value := getattr(settings, name)) is not None
     }
+    if settings.tuning != "bridge":  # which leaves the encoder where it was
+        changed["stage"] = stage
     return AutoRegModel.from_pretrained(
         settings.model or DEFAULT_BASE.name,
         device=str(place),
         dtype=settings.dtype,
         attention=settings.attention or training_attention(place),
-        stage=stage,
         **changed,
     )
 
