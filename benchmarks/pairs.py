@@ -76,9 +76,8 @@ def plain(model: AutoRegModel, kind: Score, size: int) -> Rerank:
     The pairs of a batch come in the order of the candidates and are padded to
     its longest; each batch encodes the question, and what else its scores need.
     """
-    backbone = model.backbone
     instruction = model.config.query_instruction
-    nothing = torch.zeros((1, model.neck.k, backbone.hidden_size), device=backbone.device)
+    nothing = model.neck.bridge_center[None]  # e = c says nothing: the decoder reads b
 
     @torch.inference_mode()
     def batch(query: str, documents: list[str]) -> NDArray[np.float64]:

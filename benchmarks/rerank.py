@@ -8,8 +8,8 @@ log-softmax in float32: pair by pair, where nothing is padded and nothing shared
 or some pairs at a time, padded to the longest, in the order of the candidates.
 Processor time counts beside time, for machines that others use too. A figure is
 the median of the rounds, a ratio the median of the rounds' ratios. Memory is that
-of a fresh process per contender: its peak, and what that is above the level at
-which it stood with the model loaded and warm. Scores are equal in float32 only.
+of a fresh process per contender in its second pass: its peak, and what that is above
+what it held before that pass, freed memory handed back. Scores are equal in float32 only.
 
 No cross-encoder's weights can be had from a package index, as far as is known.
 The one here has random weights, a BERT-base body and this model's vocabulary
@@ -35,7 +35,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from memory import peak_mib, restart_peak
+from memory import peak_mib, release_free, restart_peak
 from pairs import Contender, contenders
 from rerank_quality import quality
 from texts import SHARED, mixed_texts
@@ -83,7 +83,8 @@ def _measure_memory(
 ) -> None:
     logging.disable(logging.WARNING)
     rerank = contender.prepare(AutoRegModel.from_pretrained(name, dtype=dtype), parts)
-    rerank(query, [min(passages, key=len)])
+    rerank(query, passages)  # weights are read, kernels compiled
+    release_free()
     level = restart_peak()
     rerank(query, passages)
     send.send((peak_mib(), level))

@@ -45,7 +45,7 @@ class Plain:
         if kind == "mean":
             return total / count
         if kind == "pmi":
-            return total - self.log_likelihood(torch.zeros_like(e_q), text)[0]
+            return total - self.log_likelihood(self.neck["bridge_center"], text)[0]
         if kind == "cda":
             e_d = self.latents(text, config.document_instruction)
             return total - self.log_likelihood(e_d, text)[0]
