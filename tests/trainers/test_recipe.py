@@ -45,8 +45,8 @@ def test_the_recipe_runs_from_rows_to_figures_and_not_twice(tmp_path, data, sets
     options = [data, "--evaluate", sets, "--out", tmp_path / "out", "--small"]
     first = recipe(*options, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    folder = tmp_path / "out" / "cda" / "model"
-    assert AutoRegConfig.load(folder).stage == "cda"
+    folder = tmp_path / "out" / "model"
+    assert AutoRegConfig.load(folder).stage == "contrastive"
     assert "nDCG@10" in (tmp_path / "out" / "results.md").read_text()
     model = AutoRegModel.from_pretrained(folder)
     assert model.neck.fitted
