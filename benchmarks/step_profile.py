@@ -8,6 +8,8 @@ from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
 
+from autoreg_rag.likelihood import CHUNK
+
 GROUPS = (
     "matrix products",
     "adapter products",
@@ -32,7 +34,8 @@ def profiled(step: Callable[[], object], vocabulary: int, rank: int) -> dict[str
     step
         What is run, once.
     vocabulary
-        V: an operator on a tensor with a side of V belongs to the head.
+        V: an operator on a tensor with a side of V, or of the part of it that our head
+        takes at a time, belongs to the head.
     rank
         The adapter's: a product with a side of this length belongs to the adapter.
 
@@ -68,7 +71,7 @@ def _group(name: str, shapes: Iterable[Any], vocabulary: int, rank: int) -> str:
     short = name.removeprefix("aten::").removeprefix("_").rstrip("_")
     if short.startswith(("fused_adam", "foreach")) or name.startswith("Optimizer"):
         return "optimizer"
-    if vocabulary in sides and "embedding" not in short and short != "index_select":
+    if sides & {vocabulary, CHUNK} and "embedding" not in short and short != "index_select":
         return "head"
     if "scaled_dot_product" in short or "softmax" in short or short in ("bmm", "baddbmm"):
         return "attention"

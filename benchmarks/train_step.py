@@ -86,6 +86,8 @@ def chosen(objective: str, options: argparse.Namespace) -> list[Contender]:
             "no compiled layers: " + ("--no-compile" if options.no_compile else "no C++ compiler")
         )
         found.pop()
+    elif options.default_only:
+        found.pop(0)
     for attention in options.published_attention:
         label = f"published, {attention} attention"
         found.append(Contender(label, objective, dtype, published=True, attention=attention))
@@ -251,6 +253,9 @@ def main() -> None:
         help="of the published step; several are several contenders, ratios are to the last",
     )
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled layers out")
+    parser.add_argument(
+        "--default-only", action="store_true", help="leave our uncompiled step out, for its memory"
+    )
     parser.add_argument("--exact-rows", type=int, default=6, help="of the float32 comparison")
     parser.add_argument("--exact-tokens", type=int, default=48)
     parser.add_argument("--profile", action="store_true", help="show where a step's time goes")

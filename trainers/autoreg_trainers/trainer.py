@@ -97,9 +97,10 @@ class AutoRegTrainer(Trainer):
             groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
             for name, parameter in (model or self.objective).named_parameters():
                 if parameter.requires_grad:
-                    neck = name.endswith(_NECK_VECTORS)
-                    decay = 0.0 if neck or parameter.dim() < 2 else self.args.weight_decay
-                    rate = self.neck_learning_rate if neck else self.args.learning_rate
+                    undecayed = ".neck." in name or parameter.dim() < 2
+                    decay = 0.0 if undecayed else self.args.weight_decay
+                    vectors = name.endswith(_NECK_VECTORS)
+                    rate = self.neck_learning_rate if vectors else self.args.learning_rate
                     groups[rate, decay].append(parameter)
             kind, kwargs = self.get_optimizer_cls_and_kwargs(self.args)
             self.optimizer = kind(
