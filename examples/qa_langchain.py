@@ -14,6 +14,7 @@ read the passages, which are printed first.
 
 from __future__ import annotations
 
+from math import inf
 from operator import itemgetter
 from typing import Any
 
@@ -65,8 +66,8 @@ def main(
     corpus: common.Corpus = None,
     index: common.IndexFolder = None,
     passages: common.Passages = 3,
-    candidates: common.Candidates = 20,
-    least: common.Least = 0.0,
+    candidates: common.Candidates = 3,
+    least: common.Least = -inf,
     llm: common.LanguageModel = None,
     llm_options: common.LanguageModelOptions = "{}",
     max_new_tokens: common.MaxNewTokens = 96,

@@ -13,6 +13,8 @@ read the passages, which are printed first.
 
 from __future__ import annotations
 
+from math import inf
+
 import common
 from llama_index.core import PromptTemplate, VectorStoreIndex
 from llama_index.core.postprocessor import SimilarityPostprocessor
@@ -44,8 +46,8 @@ def main(
     corpus: common.Corpus = None,
     index: common.IndexFolder = None,
     passages: common.Passages = 3,
-    candidates: common.Candidates = 20,
-    least: common.Least = 0.0,
+    candidates: common.Candidates = 3,
+    least: common.Least = -inf,
     llm: common.LanguageModel = None,
     llm_options: common.LanguageModelOptions = "{}",
     max_new_tokens: common.MaxNewTokens = 96,
