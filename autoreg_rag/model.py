@@ -231,14 +231,13 @@ class AutoRegModel(nn.Module):
         """
         settings = [self.config.vector_settings(), self.backbone.adapter_settings()]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for name, parameter in self.backbone.adapter_parameters():
+        parameters = self.backbone.adapter_parameters()
+        if self.tuned is not None:
+            parameters += self.tuned.language_model.named_parameters()
+        for name, parameter in parameters:
             digest.update(name.encode())
             # As `Backbone` rounds it in a file, so that a saved model keeps its fingerprint.
             digest.update(_bytes(parameter.bfloat16()))
-        if self.tuned is not None:
-            for name, parameter in self.tuned.language_model.named_parameters():
-                digest.update(name.encode())
-                digest.update(_bytes(parameter.bfloat16()))
         digest.update(_bytes(self.neck.compress_tokens))
         return digest.hexdigest()[:16]
 

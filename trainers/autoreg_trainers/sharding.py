@@ -17,9 +17,8 @@ from autoreg_trainers.objectives import Objective
 def make_shardable(objective: Objective) -> None:
     """Prepare an objective for its weights to be shared out by accelerate.
 
-    The layers to share out are named where accelerate looks for them, scalars
-    become vectors of one number, as torch splits no others, and each role makes
-    one pass a call.
+    The layers to share out are named where accelerate looks for them, and each role
+    makes one pass a call.
     """
     objective.one_pass = True
     blocks: Any = objective.model.backbone.language_model._no_split_modules
