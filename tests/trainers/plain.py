@@ -156,8 +156,10 @@ class Plain:
             loss = loss + distillation * distance + (1 - distillation) * likelihood
         return loss
 
-    def alignment(self, rows, *, form, beta, tau, reduction, in_batch=0, contrast=(0.0, 1.0)):
-        """L_CDA, summed over rows; with weight and temperature of InfoNCE beside it."""
+    def alignment(
+        self, rows, *, form, beta, tau, reduction, in_batch=0, contrast=(0.0, 1.0), compress=0.0
+    ):
+        """L_CDA, summed over rows; with InfoNCE (weight, temperature) and L_IC beside it."""
         weight, contrastive_tau = contrast
         queries = [self.query(row["query"]) for row in rows]
         documents = [self.document(row["positive"]) for row in rows]
@@ -202,6 +204,11 @@ class Plain:
             total = total - torch.log(terms[0] / sum(terms))
             if weight:
                 total = total + weight * self.contrast(rows, row, contrastive_tau)
+            if compress:
+                latents = [queries[i]] if form in ("kl", "js") else [queries[i], documents[i]]
+                likelihoods = [self.log_likelihood(self.bridge(e), positive) for e in latents]
+                nll = -sum(likelihoods) / len(likelihoods) / (len(positive) + 1)
+                total = total + compress * nll
         return total
 
     def contrastive(self, rows, tau: float):

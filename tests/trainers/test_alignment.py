@@ -33,6 +33,7 @@ def plain_loss(plain, rows, settings):
         reduction=settings.reduction,
         in_batch=settings.in_batch_negatives,
         contrast=(settings.contrastive_weight, settings.contrastive_tau),
+        compress=settings.compression_weight,
     )
 
 
@@ -224,6 +225,21 @@ def test_a_contrastive_term_is_added_with_its_weight(tiny_folder):
     term, count = objective(rows).sums["info_nce"]
     assert count == 4
     assert objective(rows).loss.item() == pytest.approx(pure(rows).loss.item() + 0.7 * term)
+
+
+@pytest.mark.parametrize("form", ["log_ratio", "kl"])
+def test_compression_goes_on_with_its_weight(tiny_folder, form):
+    model = prepared(tiny_folder)
+    settings = AlignmentSettings(form=form, compression_weight=0.6, **WIDE)
+    objective = Alignment(model, 300, settings)
+    assert objective.separable
+    rows = triplets(model, negatives=(1, 0, 2))
+    assert_plain(objective, tiny_folder, rows)
+    pure = Alignment(model, 300, dataclasses.replace(settings, compression_weight=0.0))
+    term, count = objective(rows).sums["nll"]
+    assert count == 3
+    assert objective(rows).loss.item() == pytest.approx(pure(rows).loss.item() + 0.6 * term)
+    assert "nll" not in pure(rows).sums
 
 
 def test_the_figures_are_what_their_names_say(tiny_folder):

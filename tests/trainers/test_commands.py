@@ -116,7 +116,9 @@ VARIANTS = [
     ("cda", {"form": "js", "reduction": "mean"}),
     ("cda", {"in_batch_negatives": 2}),
     ("cda", {"in_batch_negatives": 7, "contrastive_weight": 0.5, "negatives": 0}),
+    ("cda", {"compression_weight": 0.5, "negatives": 0}),
     ("contrastive", {}),
+    ("contrastive", {"batches": "source"}),
     ("contrastive", {"tuning": "full", "negatives": 0}),
 ]
 

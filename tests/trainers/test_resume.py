@@ -20,7 +20,7 @@ SAME = {"epochs": 3, "max_steps": STEPS, "save_steps": 3, "keep_checkpoints": 1}
 KINDS = {
     "ic": {"lora_dropout": 0.2, "tasks": ["reconstruct=1"]},
     "cda": {"tuning": "full", "beta": 1},
-    "contrastive": {},
+    "contrastive": {"batches": "source"},
 }
 TOLD = ("loss", "grad_norm", "learning_rate", "nll", "s1", "s2", "margin", "info_nce")
 

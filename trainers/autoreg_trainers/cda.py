@@ -53,8 +53,12 @@ def alignment_recipe(settings: AlignmentTrainingSettings) -> Recipe:
             strict=settings.strict,
             num_negatives=settings.negatives,
         )
-        batch = settings.in_batch_negatives or settings.contrastive_weight
-        return triplets if batch else with_negatives(triplets)
+        needless = (
+            settings.in_batch_negatives
+            or settings.contrastive_weight
+            or settings.compression_weight
+        )
+        return triplets if needless else with_negatives(triplets)
 
     def objective(model: AutoRegModel) -> Alignment:
         return Alignment(
@@ -68,6 +72,7 @@ def alignment_recipe(settings: AlignmentTrainingSettings) -> Recipe:
                 in_batch_negatives=settings.in_batch_negatives,
                 contrastive_weight=settings.contrastive_weight,
                 contrastive_tau=settings.contrastive_tau,
+                compression_weight=settings.compression_weight,
             ),
         )
 

@@ -54,6 +54,10 @@ class TrainingSettings:
     weight_decay: float = option(0.0, "Of matrices.")
     max_grad_norm: float = option(1.0, "Where gradients are clipped.")
     batch_size: int = option(32, "Rows of an optimizer step, over all processes.")
+    batches: Literal["mixed", "source"] = option(
+        "mixed",
+        "Rows of a batch: of any source, or of one where it can be, for harder in-batch negatives.",
+    )
     token_budget: int = option(2048, "The most tokens of a micro-batch; memory follows it.")
     epochs: float = option(1.0, "Passes over the rows.")
     max_steps: int = option(-1, "Stop after this many steps, whatever the epochs.")
@@ -115,6 +119,9 @@ class AlignmentTrainingSettings(TrainingSettings):
     in_batch_negatives: int = option(0, "Other rows' positives that count as negatives too.")
     contrastive_weight: float = option(0.0, "Weight of InfoNCE beside CDA; 0 is the pure method.")
     contrastive_tau: float = option(0.05, "Temperature of that InfoNCE.")
+    compression_weight: float = option(
+        0.0, "Weight of the positives' negative log-likelihood per token beside CDA."
+    )
     references: str | None = option(
         None, "Folder of reference scores; made, or taken from there if they fit."
     )

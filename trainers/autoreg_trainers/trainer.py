@@ -18,6 +18,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Sampler
 from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
@@ -61,6 +62,8 @@ class AutoRegTrainer(Trainer):
         matrix, which has been fitted, moves with the rest.
     keep_checkpoints
         How many complete checkpoints are kept.
+    sampler
+        The order of the rows; by default they are shuffled.
     **kwargs
         Datasets and callbacks, see `transformers.Trainer`.
     """
@@ -74,12 +77,14 @@ class AutoRegTrainer(Trainer):
         *,
         neck_learning_rate: float,
         keep_checkpoints: int = 2,
+        sampler: Sampler[int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(objective, args, data_collator=_as_rows, **kwargs)
         self.objective = objective
         self.neck_learning_rate = neck_learning_rate
         self.keep_checkpoints = keep_checkpoints
+        self.sampler = sampler
         self.token_budget = objective.token_budget
         self._figures: Figures = {}
         self._vectors: list[tuple[Tensor, Tensor]] = []
@@ -111,6 +116,9 @@ class AutoRegTrainer(Trainer):
                 **kwargs,
             )
         return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        return self.sampler or super()._get_train_sampler(train_dataset)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None

@@ -34,6 +34,7 @@ from autoreg_trainers.curve import draw_curve
 from autoreg_trainers.data import held_back
 from autoreg_trainers.objectives import Objective
 from autoreg_trainers.probe import Probe, ProbeCallback
+from autoreg_trainers.sampling import SourceSampler
 from autoreg_trainers.settings import TrainingSettings
 from autoreg_trainers.trainer import MIN_TOKEN_BUDGET, AutoRegTrainer, last_checkpoint
 
@@ -130,6 +131,7 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
         _arguments(settings, out, len(held), state.num_processes, prepared.backbone.device.type),
         neck_learning_rate=settings.neck_learning_rate or 10 * settings.learning_rate,
         keep_checkpoints=settings.keep_checkpoints,
+        sampler=_sampler(settings, training),
         train_dataset=training,
         eval_dataset=held,
         callbacks=[Clock(settings.save_minutes, settings.max_minutes)],
@@ -164,6 +166,12 @@ def build_objective(settings: TrainingSettings, recipe: Recipe, model: AutoRegMo
     objective = recipe.objective(model)
     objective.max_target = settings.max_target
     return objective
+
+
+def _sampler(settings: TrainingSettings, rows: Dataset) -> SourceSampler | None:
+    if settings.batches == "mixed":
+        return None
+    return SourceSampler(rows["source"], settings.batch_size, settings.seed)
 
 
 def _steps(settings: TrainingSettings, rows: int) -> int:
@@ -333,6 +341,7 @@ _LEAST = {
     "negatives": 0,
     "in_batch_negatives": 0,
     "contrastive_weight": 0,
+    "compression_weight": 0,
     "seed": 0,
 }
 _POSITIVE = ("learning_rate", "neck_learning_rate", "epochs", "beta", "tau", "contrastive_tau")

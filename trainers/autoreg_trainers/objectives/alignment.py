@@ -42,6 +42,11 @@ class AlignmentSettings:
     contrastive_weight, contrastive_tau
         Weight and temperature of InfoNCE on the pooled vectors with in-batch and
         the rows' own negatives, added to the loss; 0 is the pure method.
+    compression_weight
+        Weight of Information Compression's loss on d+, in nats per token, behind e_q
+        and, where the form has scored it there, behind e_d+. CDA asks only for
+        differences of likelihoods, InfoNCE for none: this keeps the vectors readable,
+        and costs nothing, since both are scored already. 0 is the pure method.
     """
 
     form: AlignmentForm = "log_ratio"
@@ -51,6 +56,7 @@ class AlignmentSettings:
     in_batch_negatives: int = 0
     contrastive_weight: float = 0.0
     contrastive_tau: float = 0.05
+    compression_weight: float = 0.0
 
 
 class Alignment(Objective):
@@ -116,12 +122,14 @@ class Alignment(Objective):
         if settings.form in ("kl", "js"):
             scores = self.log_likelihoods(latents[behind_query], targets)
             distance = self._divergence(latents[:n], latents[n : 2 * n], positives)
+            generated = [scores[:n]]
         else:
             own = torch.arange(n, 2 * n, device=latents.device)
             behind = torch.cat([behind_query, own])
             scores = self.log_likelihoods(latents[behind], targets + positives)
-            scores, upper = scores[: len(targets)], self._reduced(scores[len(targets) :], positives)
-            distance = (self._reduced(scores[:n], positives) - upper).abs()
+            scores, upper = scores[: len(targets)], scores[len(targets) :]
+            distance = self._reduced(scores[:n] - upper, positives).abs()
+            generated = [scores[:n], upper]
 
         reference = scores.new_tensor([row["reference_positive"] for row in rows])
         gain = self._reduced(scores[:n] - reference, positives)
@@ -150,6 +158,11 @@ class Alignment(Objective):
             )
             sums["info_nce"] = summed(contrasted)
             loss = loss + settings.contrastive_weight * contrasted.sum()
+        if settings.compression_weight:
+            tokens = scores.new_tensor([len(ids) for ids in positives])
+            compressed = -torch.stack(generated).mean(dim=0) / tokens
+            sums["nll"] = summed(compressed)
+            loss = loss + settings.compression_weight * compressed.sum()
         return Outcome(loss, n, sums, (queries.detach(), documents.detach()))
 
     @torch.no_grad()
