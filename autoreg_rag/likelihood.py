@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,9 @@ from torch import Tensor
 
 CHUNK = 2048
 """Words of the vocabulary, and positions, whose logits are held at a time."""
+
+_precision = threading.Lock()
+"""Of torch's precision of float32 products, which is one for the whole process."""
 
 
 def token_log_probs(
@@ -115,17 +119,19 @@ def _scores(
 def _exact_products(hidden: Tensor) -> Iterator[None]:
     """Let float32 products of numbers that have no more digits than bfloat16 run on its units.
 
-    Nothing is rounded then but the sums, which are float32.
+    Nothing is rounded then but the sums, which are float32. TensorFloat-32 holds float16
+    as well.
     """
-    if hidden.dtype == torch.float32:
+    cuda = hidden.device.type == "cuda"
+    if hidden.dtype not in ((torch.bfloat16, torch.float16) if cuda else (torch.bfloat16,)):
         yield
         return
-    cuda = hidden.device.type == "cuda"
     backends: Any = torch.backends
     backend = (backends.cuda if cuda else backends.mkldnn).matmul
-    before = backend.fp32_precision
-    backend.fp32_precision = "tf32" if cuda else "bf16"
-    try:
-        yield
-    finally:
-        backend.fp32_precision = before
+    with _precision:
+        before = backend.fp32_precision
+        backend.fp32_precision = "tf32" if cuda else "bf16"
+        try:
+            yield
+        finally:
+            backend.fp32_precision = before

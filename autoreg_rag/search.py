@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import textwrap
 from pathlib import Path
@@ -125,10 +126,12 @@ def _readings(value: str) -> list[Any]:
     readings: list[Any] = [value]
     for kind in (int, float):
         try:
-            readings.append(kind(value))
-            break
-        except ValueError:
+            number = kind(value)
+        except (ValueError, OverflowError):
             continue
+        if math.isfinite(number):  # no index holds another
+            readings.append(number)
+        break
     if value in ("true", "false"):
         readings.append(value == "true")
     return readings

@@ -39,7 +39,7 @@ IndexFolder = Annotated[
     typer.Option(
         "--index",
         help="Folder of the index, by default corpus/NAME-index. It is made, or brought up to "
-        "date with the corpus; one that is there is taken as it is if no corpus is named.",
+        "date with the corpus; without one, it is taken as it is.",
     ),
 ]
 Passages = Annotated[int, typer.Option(help="Passages that the answer may rest on.", min=1)]
@@ -61,13 +61,13 @@ LanguageModelOptions = Annotated[
 ]
 
 
-def ready_index(
-    question: str, corpus: Path | None, place: Path | None, model: SharedModel
-) -> tuple[str, Path]:
+def ready_index(question: str, corpus: Path | None, place: Path | None, model: SharedModel) -> Path:
     """Check the question, bring the index up to date with the corpus, and return its folder."""
     if not question.strip():
         raise AutoRegError("the question is empty")
-    if corpus is None and place is not None and is_index(place):
+    if corpus is None and place is not None:
+        if not is_index(place):
+            raise AutoRegError(f"{place} is no index; name the corpus that it is to be made from")
         return place
     if corpus is None:
         corpus = FOLDER / "python-reference"
@@ -110,7 +110,9 @@ def print_answer(answer: str, passages: list[tuple[str, int, int, float, str]]) 
     for number, (source, start, end, score, text) in enumerate(passages, 1):
         typer.echo(f"[{number}] {source} [{start}:{end}], score {score:.2f}")
         typer.echo(textwrap.indent(text.strip(), "    ") + "\n")
-    is_missing = not passages or _plain(NOT_FOUND) in _plain(answer)
+    # LlamaIndex says so for an empty reply.
+    empty = _plain(answer) in ("", "empty response")
+    is_missing = not passages or empty or _plain(NOT_FOUND) in _plain(answer)
     typer.echo(f"Answer: {NOT_FOUND if is_missing else answer}")
     if not passages:
         typer.echo("No passage reached the least score.")

@@ -71,7 +71,7 @@ def main(
 
     def work(model: AutoRegModel) -> None:
         with Index.open(place, model=model) as opened:
-            (found,) = opened.search([question], candidates)
+            (found,) = opened.search([question], max(hits, candidates))
         best = Reranker(model).rerank(question, found, top_n=hits)
         texts = [hit.chunk.text for hit in best]
         asked = model.compress([question], model.config.query_instruction)

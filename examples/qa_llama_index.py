@@ -60,7 +60,7 @@ def main(
         opened = VectorStoreIndex.from_vector_store(store, embed_model=store.embedding())
         engine = opened.as_query_engine(
             llm=writer,
-            similarity_top_k=candidates,
+            similarity_top_k=max(passages, candidates),
             node_postprocessors=[
                 rerank,
                 SimilarityPostprocessor(similarity_cutoff=least),

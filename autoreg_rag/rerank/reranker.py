@@ -148,7 +148,7 @@ class Reranker:
         Raises
         ------
         ValueError
-            As for `scores`, or `top_n` is below 1.
+            As for `scores`, or `top_n` is below 1, or a score to fuse is not finite.
         """
         if top_n is not None and top_n < 1:
             raise ValueError(f"top_n is {top_n}; it must be 1 or more")
@@ -158,6 +158,12 @@ class Reranker:
         final = raw
         if self.fusion is not None:
             retrieval = np.array([hit.score for hit in hits], np.float64)
+            if not np.isfinite(retrieval).all():
+                place = int(np.flatnonzero(~np.isfinite(retrieval))[0])
+                raise ValueError(
+                    f"the score of hit {place} is {retrieval[place]}, which cannot be fused: "
+                    "leave fusion out, or give it a number"
+                )
             final = standard_sum(retrieval, raw, self.fusion)
         rescored = []
         for place in np.argsort(-final, kind="stable")[:top_n].tolist():

@@ -37,7 +37,8 @@ class AutoRegChat(ModelSettings, BaseChatModel):
     pydantic.ValidationError
         An argument is unknown or wrong.
     ValueError
-        When used: a message is neither the system's, a human's nor an AI's.
+        When used: a message is neither the system's, a human's nor an AI's, or holds
+        more than text.
     ModelError
         When used: the model cannot be loaded, or the prompt does not fit its window.
     """
@@ -57,6 +58,10 @@ class AutoRegChat(ModelSettings, BaseChatModel):
             "max_new_tokens": self.max_new_tokens,
             **self.load_settings(),
         }
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return the ids of a text, by the model's own tokenizer."""
+        return self._use(lambda model: model.backbone.tokenize([text])[0])
 
     def _generate(
         self,
@@ -90,6 +95,9 @@ class AutoRegChat(ModelSettings, BaseChatModel):
 def _turn(message: BaseMessage) -> Message:
     if message.type not in _ROLES:
         raise ValueError(f"a message is of type {message.type!r}; it must be system, human or ai")
+    blocks = message.content_blocks
+    if not all(block["type"] == "text" for block in blocks):
+        raise ValueError("a message holds more than text, which this model cannot read")
     return Message(_ROLES[message.type], str(message.text))
 
 

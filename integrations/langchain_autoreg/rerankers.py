@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from numbers import Real
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
@@ -105,14 +106,14 @@ class AutoRegReranker(ModelSettings, BaseDocumentCompressor):
 
     def _hit(self, place: int, document: Document) -> Hit:
         score = document.metadata.get(RETRIEVAL_SCORE)
-        if self.fusion is not None and not isinstance(score, int | float):
+        if self.fusion is not None and not isinstance(score, Real):
             raise ValueError(
                 f"document {place} has no number as '{RETRIEVAL_SCORE}' in its metadata, with "
                 "which its likelihood is to be fused: set one, or leave fusion out"
             )
         text = document.page_content
         chunk = Chunk(str(place), text, "", 0, len(text), document.metadata)
-        return Hit(score if isinstance(score, int | float) else 0.0, chunk)
+        return Hit(float(score) if isinstance(score, Real) else 0.0, chunk)
 
 
 def check_question(query: str) -> None:

@@ -209,10 +209,10 @@ def _document(hit: Hit) -> Document:
         id=chunk.id,
         page_content=chunk.text,
         metadata={
+            **chunk.metadata,
             # As the payload of a point in Qdrant shows them to LangChain's own store.
             "start": chunk.start,
             "end": chunk.end,
-            **chunk.metadata,
             SOURCE: chunk.source,
             RETRIEVAL_SCORE: hit.score,
             "scores": dict(hit.scores),

@@ -70,7 +70,9 @@ def test_an_example_has_less_than_100_lines(example):
 
 @pytest.mark.parametrize("example", QA)
 def test_the_base_answers_with_numbered_sources(example, place):
-    shown = output(example, "--passages", "2", "--least", "-10000", cwd=place)
+    # More passages than candidates: then there are as many candidates.
+    chosen = ["--passages", "2", "--candidates", "1", "--least", "-10000"]
+    shown = output(example, *chosen, cwd=place)
     passages = check_passages(shown, place, 2)
     answer = re.search(r"^Answer: (.+)$", shown, re.M)
     assert answer
@@ -134,6 +136,12 @@ def test_an_empty_question_is_one_line(example, tmp_path):
 @pytest.mark.parametrize("example", ALL)
 def test_a_corpus_that_is_missing_is_one_line(example, tmp_path):
     assert_one_line(run(example, QUESTION, "nowhere", cwd=tmp_path), "nowhere")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("example", ALL)
+def test_an_index_that_is_missing_is_one_line(example, tmp_path):
+    assert_one_line(run(example, QUESTION, "--index", "nowhere", cwd=tmp_path), "nowhere", "corpus")
     assert not list(tmp_path.iterdir())
 
 

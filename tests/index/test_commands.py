@@ -64,6 +64,12 @@ def test_index_and_search(corpus, tmp_path, tiny_folder, kind):
     assert "corpus/b.md [0:" in filtered.stdout
     assert "corpus/a.txt" not in filtered.stdout
 
+    for word in ("nan", "inf", "1e999"):
+        options = ["--index", "my-index", "--where", f"title={word}"]
+        none = command("search", "flour", *options, cwd=tmp_path)
+        assert none.returncode == 0, none.stderr
+        assert "nothing found" in none.stdout
+
 
 def test_a_corpus_or_index_that_is_not_there_is_one_line(tmp_path):
     missing = command("index", "missing", cwd=tmp_path)

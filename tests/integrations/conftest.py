@@ -61,7 +61,9 @@ TEXTS = {
     "sea.txt": "Whales are mammals that live in the sea. " * 30,
     "bread.md": "# Bread\n\nBread is baked from flour, water and salt.\n",
     "deep/code.txt": "A compiler turns source code into machine code.",
-    "rows.jsonl": '{"text": "Tulips grow from bulbs.", "year": 1999, "topic": "garden"}\n'
+    # Two of its fields are named like something of ours.
+    "rows.jsonl": '{"text": "Tulips grow from bulbs.", "year": 1999, "topic": "garden", '
+    '"start": 12.5, "doc_id": "17"}\n'
     '{"text": "Roses grow on bushes.", "year": 2001, "topic": "garden"}\n',
 }
 

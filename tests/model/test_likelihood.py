@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 import torch
 
@@ -31,6 +33,23 @@ def test_chunks_give_what_full_logits_give(positions, softcap):
     torch.testing.assert_close(
         scores.double(), plain_log_probs(hidden, weight, targets, softcap), rtol=1e-5, atol=1e-5
     )
+
+
+def test_threads_leave_the_precision_of_products_as_it_was():
+    hidden = torch.randn(64, 16).bfloat16()
+    weight = torch.randn(200, 16).bfloat16()
+    before = torch.backends.mkldnn.matmul.fp32_precision
+
+    def work():
+        for _ in range(50):
+            token_log_probs(hidden, weight, torch.arange(64))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
 
 
 def test_logits_are_exact_even_for_bfloat16_states():

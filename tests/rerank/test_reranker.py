@@ -175,6 +175,11 @@ def test_bad_input_is_named(model):
         Reranker(model, token_budget=0)
     with pytest.raises(ValueError, match="top_n is 0"):
         reranker.rerank(QUERY, hits_of(TEXTS), top_n=0)
+    for score in (np.nan, np.inf):
+        unfit = hits_of(TEXTS, [0.5, score, *[0.1] * (len(TEXTS) - 2)])
+        with pytest.raises(ValueError, match="score of hit 1 is"):
+            Reranker(model, fusion=0.5).rerank(QUERY, unfit)
+        assert len(reranker.rerank(QUERY, unfit)) == len(TEXTS)
     with pytest.raises(ValueError, match="1 baselines and 6 documents"):
         reranker.scores(QUERY, TEXTS, baselines=[1.0])
     with pytest.raises(ValueError, match="not a finite number"):

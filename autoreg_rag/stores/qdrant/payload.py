@@ -44,7 +44,7 @@ def payload(chunk: Chunk, digest: str) -> dict[str, Any]:
     return {
         **metadata,
         TEXT: chunk.text,
-        METADATA: {**offsets, **metadata},
+        METADATA: {**metadata, **offsets},
         CHUNK: {
             SOURCE: chunk.source,
             "digest": digest,

@@ -41,6 +41,12 @@ def test_a_reply_ends_before_the_text_that_stops_it(chat):
     assert chat.invoke(MESSAGES, stop=[middle]).content == reply.partition(middle)[0]
 
 
+def test_it_counts_tokens_by_its_own_tokenizer(chat, model):
+    expected = model.backbone.tokenize(["What is a lambda?"])[0]
+    assert chat.get_token_ids("What is a lambda?") == expected
+    assert chat.get_num_tokens("What is a lambda?") == len(expected)
+
+
 def test_it_writes_with_the_weights_that_embed(chat, how):
     embeddings = AutoRegEmbeddings(**how)
     assert chat._use(lambda one: one) is embeddings._use(lambda one: one)
@@ -49,5 +55,8 @@ def test_it_writes_with_the_weights_that_embed(chat, how):
 def test_what_it_cannot_read_is_refused(chat, how):
     with pytest.raises(ValueError, match="'tool'"):
         chat.invoke([ToolMessage("5", tool_call_id="1")])
+    picture = {"type": "image", "url": "file:///picture.png"}
+    with pytest.raises(ValueError, match="more than text"):
+        chat.invoke([HumanMessage([{"type": "text", "text": "What is this?"}, picture])])
     with pytest.raises(ValidationError):
         AutoRegChat(**how, temperature=0.5)

@@ -111,6 +111,7 @@ class TestFilters:
     CASES = (
         (only(equals("source", "corpus/bread.md")), lambda c: c.source == "corpus/bread.md"),
         (only(equals("ref_doc_id", "corpus/bread.md")), lambda c: c.source == "corpus/bread.md"),
+        (only(equals("doc_id", "17")), lambda c: c.metadata.get("doc_id") == "17"),
         (only(equals("year", 1999)), lambda c: c.metadata.get("year") == 1999),
         (only(equals("year", 1999.0)), lambda c: c.metadata.get("year") == 1999),
         (only(equals("year", [1999, 2001], FilterOperator.IN)), lambda c: "year" in c.metadata),
@@ -269,6 +270,14 @@ class TestNodes:
         ):
             with open_again() as again:
                 assert again.query(query) == expected
+
+    def test_a_pickle_of_an_index_that_is_gone_says_so(self, make_index, model, tmp_path):
+        folder = make_index("faiss", model, tmp_path)
+        with AutoRegVectorStore.from_index(folder) as store:
+            dump = pickle.dumps(store)
+        folder.rename(tmp_path / "moved")
+        with pytest.raises(StoreError, match=str(folder)):
+            pickle.loads(dump)  # noqa: S301 - made here
 
     def test_an_open_store_sees_what_is_indexed_meanwhile(
         self, make_index, model, tmp_path, vector

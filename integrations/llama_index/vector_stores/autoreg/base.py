@@ -40,7 +40,7 @@ class AutoRegVectorStore(BasePydanticVectorStore):
     What a query finds are text nodes with the passage as text, its offsets, its
     metadata and its file as source document; ``similarity`` is the cosine. Neither
     an embedding nor an LLM reads the metadata. Files are added and removed by
-    indexing the corpus again, which a store that is open sees.
+    indexing the corpus again, which an open store of FAISS or of a Qdrant server sees.
 
     Parameters
     ----------
@@ -74,6 +74,10 @@ class AutoRegVectorStore(BasePydanticVectorStore):
     def model_post_init(self, context: Any, /) -> None:
         """Open the index."""
         self._store = open_store(self.place, api_key=self.api_key, collection=self.collection)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # LlamaIndex's own would hide that the index cannot be opened.
+        self.__init__(**state["__dict__"])  # type: ignore[misc]
 
     @classmethod
     def class_name(cls) -> str:

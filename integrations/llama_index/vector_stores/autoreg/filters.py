@@ -50,7 +50,7 @@ def alternatives(
 
 def _group(group: MetadataFilters) -> list[Alternative]:
     parts = [
-        _group(part) if isinstance(part, MetadataFilters) else [_single(part)]
+        _group(part) if isinstance(part, MetadataFilters) else _single(part)
         for part in group.filters
     ]
     if group.condition == FilterCondition.NOT:
@@ -66,7 +66,7 @@ def _group(group: MetadataFilters) -> list[Alternative]:
     return found
 
 
-def _single(single: MetadataFilter) -> Alternative:
+def _single(single: MetadataFilter) -> list[Alternative]:
     operator, value = single.operator, single.value
     if operator == FilterOperator.EQ and isinstance(value, str | int | float):
         values: list[Scalar] = [value]
@@ -77,7 +77,9 @@ def _single(single: MetadataFilter) -> Alternative:
             f"the index cannot filter by '{single.key} {operator.value} {value!r}': "
             "use '==' with one value, or 'in' with a list"
         )
-    return {SOURCE if single.key in _DOCUMENT_KEYS else single.key: values}
+    # A record may have a field of that name, which its node shows too.
+    keys = [SOURCE, single.key] if single.key in _DOCUMENT_KEYS else [single.key]
+    return [{key: values} for key in keys]
 
 
 def _both(one: Alternative, other: Alternative) -> Alternative | None:
