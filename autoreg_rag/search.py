@@ -55,7 +55,12 @@ def search(
         typer.Option(help="With --rerank: weight of the retrieval score, if any.", min=0, max=1),
     ] = None,
     model: cli.Model = None,
-    batch_tokens: cli.BatchTokens = None,
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="With --rerank: the most tokens of a batch; by default the device's.", min=1
+        ),
+    ] = None,
     device: cli.Device = None,
     dtype: cli.Dtype = None,
     as_json: cli.Json = False,
@@ -69,8 +74,9 @@ def search(
         raise typer.BadParameter("--index and --url exclude each other")
     if url:
         check_url(url)
-    if not rerank and any(option is not None for option in (score, candidates, fusion)):
-        raise typer.BadParameter("--score, --candidates and --fusion need --rerank")
+    reranking = (score, candidates, fusion, batch_tokens)
+    if not rerank and any(option is not None for option in reranking):
+        raise typer.BadParameter("--score, --candidates, --fusion and --batch-tokens need --rerank")
     question = [storable(text) for text in question]
     if not all(text.strip() for text in question):
         raise typer.BadParameter("a question is empty")

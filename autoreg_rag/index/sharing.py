@@ -132,9 +132,19 @@ class _Opened:
         self.index = index
         self.model = model
         self.process = os.getpid()
-        finalize(self, index.close)
+        finalize(self, _close, index, self.process)
 
 
+def _close(index: Index, process: int) -> None:
+    if process == os.getpid():
+        index.close()
+    else:
+        # A forked process shares its parent's lock, which the end of the client would give
+        # up for both.
+        _inherited.append(index)
+
+
+_inherited: list[Index] = []
 _all_opened: WeakValueDictionary[tuple[Any, ...], _Opened] = WeakValueDictionary()
 _lock = threading.Lock()
 

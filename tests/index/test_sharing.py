@@ -127,6 +127,35 @@ sys.exit(status or shared.use(found) != (mine, expected))
 """
 
 
+LEAVING = """
+import os, sys
+from autoreg_rag.errors import StoreError
+from autoreg_rag.index.sharing import SharedIndex
+from autoreg_rag.stores import open_store
+
+shared = SharedIndex(sys.argv[1], dtype="float32", device="cpu")
+shared.open()
+child = os.fork()
+if not child:
+    del shared
+    os._exit(0)
+os.waitpid(child, 0)
+try:
+    open_store(sys.argv[1], writable=True)
+except StoreError:
+    sys.exit(0)
+sys.exit("the lock was given up")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("kind", ["qdrant"])
+def test_a_forked_process_that_leaves_an_index_does_not_unlock_it(place):
+    command = [sys.executable, "-c", LEAVING, str(place)]
+    done = subprocess.run(command, timeout=120, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("kind", ["faiss"])
 def test_a_forked_process_opens_the_index_itself(place):

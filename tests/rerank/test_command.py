@@ -44,7 +44,13 @@ def test_search_reranks_what_it_finds(index):
 
 @pytest.mark.parametrize(
     "options",
-    [["--score", "pmi"], ["--fusion", "0.5"], ["--rerank", "--score", "x"], ["--candidates", "9"]],
+    [
+        ["--score", "pmi"],
+        ["--fusion", "0.5"],
+        ["--rerank", "--score", "x"],
+        ["--candidates", "9"],
+        ["--batch-tokens", "64"],
+    ],
 )
 def test_wrong_options_end_with_status_2(tmp_path, options):
     assert command("search", "q", *options, cwd=tmp_path).returncode == 2

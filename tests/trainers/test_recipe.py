@@ -41,12 +41,16 @@ def sets(tmp_path, rows_file):
     return folder.parent
 
 
-def test_the_recipe_runs_from_rows_to_figures_and_not_twice(tmp_path, data, sets, real_base):
+@pytest.mark.parametrize("alignment", ["cda", "contrastive"])
+def test_the_recipe_runs_from_rows_to_figures_and_not_twice(
+    tmp_path, data, sets, real_base, alignment
+):
     options = [data, "--evaluate", sets, "--out", tmp_path / "out", "--small"]
+    options += ["--alignment", alignment] if alignment != "cda" else []  # which is the default
     first = recipe(*options, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     folder = tmp_path / "out" / "model"
-    assert AutoRegConfig.load(folder).stage == "contrastive"
+    assert AutoRegConfig.load(folder).stage == alignment
     assert "nDCG@10" in (tmp_path / "out" / "results.md").read_text()
     model = AutoRegModel.from_pretrained(folder)
     assert model.neck.fitted
