@@ -7,14 +7,17 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-Score = Literal["sum", "mean", "pmi", "cda"]
+Score = Literal["sum", "mean", "pmi", "cda", "cda_mean"]
 """Names of the kinds, see `score`."""
 
 SCORES: tuple[Score, ...] = get_args(Score)
 
-DEFAULT_SCORE: Score = "pmi"
+DEFAULT_SCORE: Score = "cda_mean"
 
-WITH_BASELINE: tuple[Score, ...] = ("pmi", "cda")
+DEFAULT_FUSION = 0.5
+"""Weight of the retrieval score in the final one; `docs/scores.md` has the figures."""
+
+WITH_BASELINE: tuple[Score, ...] = ("pmi", "cda", "cda_mean")
 """The kinds of which a part does not depend on the question."""
 
 RETRIEVAL = "retrieval"
@@ -29,14 +32,15 @@ def score(
 ) -> NDArray[np.float64]:
     """Return the scores of n passages d for a question with vectors e_q.
 
-    ======== ================================== ==========================
-    kind     score                              unit
-    ======== ================================== ==========================
-    ``sum``  log p(d | e_q)                     nats
-    ``mean`` log p(d | e_q) / tokens of d       nats per token
-    ``pmi``  log p(d | e_q) - log p(d)          nats
-    ``cda``  log p(d | e_q) - log p(d | e_d)    nats
-    ======== ================================== ==========================
+    ============ ================================== ==============
+    kind         score                              unit
+    ============ ================================== ==============
+    ``sum``      log p(d | e_q)                     nats
+    ``mean``     log p(d | e_q) / tokens of d       nats per token
+    ``pmi``      log p(d | e_q) - log p(d)          nats
+    ``cda``      log p(d | e_q) - log p(d | e_d)    nats
+    ``cda_mean`` ``cda`` / tokens of d              nats per token
+    ============ ================================== ==============
 
     ``cda`` is the difference inside S1 of Conditional Distribution Alignment
     (Deng et al. 2025), without its bars: the vectors of d itself are the upper
@@ -49,13 +53,12 @@ def score(
     sums, counts
         log p(d | e_q), and the tokens of d with the closing end-of-sequence token, [n].
     baselines
-        What is subtracted under ``pmi`` and ``cda``, [n].
+        What is subtracted under ``pmi``, ``cda`` and ``cda_mean``, [n].
 
     Returns
     -------
     ndarray
         float64 [n], higher is better; raw, never squashed.
     """
-    if kind == "mean":
-        return sums / counts
-    return sums if baselines is None else sums - baselines
+    values = sums if baselines is None else sums - baselines
+    return values / counts if kind in ("mean", "cda_mean") else values

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoreg_rag import cli
-from autoreg_rag.scores import DEFAULT_SCORE, Score
+from autoreg_rag.scores import DEFAULT_FUSION, DEFAULT_SCORE, Score
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
 
 if TYPE_CHECKING:
@@ -52,7 +52,11 @@ def search(
     ] = None,
     fusion: Annotated[
         float | None,
-        typer.Option(help="With --rerank: weight of the retrieval score, if any.", min=0, max=1),
+        typer.Option(
+            help=f"With --rerank: weight of the retrieval score; by default {DEFAULT_FUSION}.",
+            min=0,
+            max=1,
+        ),
     ] = None,
     model: cli.Model = None,
     batch_tokens: Annotated[
@@ -99,7 +103,7 @@ def search(
                 opened.model,
                 score=score or DEFAULT_SCORE,
                 token_budget=batch_tokens,
-                fusion=fusion,
+                fusion=DEFAULT_FUSION if fusion is None else fusion,
             )
             pairs = zip(question, results, strict=True)
             results = [reranker.rerank(text, hits, top_n=top_k) for text, hits in pairs]

@@ -60,9 +60,9 @@ class Candidates:
             "sum": score("sum", sums, counts),
             "mean": score("mean", sums, counts),
             "pmi": score("pmi", sums, counts, prior),
-            "cda": score("cda", sums, counts, own),
             "pmi per token": score("pmi", sums, counts, prior) / counts,
-            "cda per token": score("cda", sums, counts, own) / counts,
+            "cda": score("cda", sums, counts, own),
+            "cda_mean": score("cda_mean", sums, counts, own),
         }
         return ids, retrieval, kinds
 

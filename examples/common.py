@@ -22,6 +22,8 @@ from autoreg_rag.sharing import SharedModel
 from autoreg_rag.stores import Manifest, create_store
 
 FOLDER = Path("corpus")
+LEAST = 0.4
+"""A cosine that few passages of another subject reach, with the default model."""
 NOT_FOUND = "The corpus does not hold the answer."
 RULES = (
     "Answer the question in one or two sentences, from the numbered passages alone, and name "
@@ -47,8 +49,8 @@ Candidates = Annotated[int, typer.Option(help="Passages that are reranked.", min
 Least = Annotated[
     float,
     typer.Option(
-        help="The least score of a passage after reranking, in nats: how much likelier the "
-        "question makes it. With none, the corpus does not hold the answer."
+        help="The least cosine of a passage with the question. With none, the corpus does not "
+        "hold the answer."
     ),
 ]
 MaxNewTokens = Annotated[int, typer.Option(help="The longest answer of the base.", min=1)]
@@ -115,7 +117,7 @@ def print_answer(answer: str, passages: list[tuple[str, int, int, float, str]]) 
     is_missing = not passages or empty or _plain(NOT_FOUND) in _plain(answer)
     typer.echo(f"Answer: {NOT_FOUND if is_missing else answer}")
     if not passages:
-        typer.echo("No passage reached the least score.")
+        typer.echo("No passage reached the least cosine.")
     for number, (source, start, end, *_) in enumerate(() if is_missing else passages, 1):
         typer.echo(f"Source [{number}]: {source} [{start}:{end}]")
 

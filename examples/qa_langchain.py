@@ -7,14 +7,13 @@ writes an answer with numbered sources. One set of weights embeds, reranks and
 answers; ``--llm`` names another chat model, such as
 ``--llm langchain.chat_models:init_chat_model --llm-options '{"model": "..."}'``.
 
-The corpus counts as not holding the answer when no passage reaches the score
+The corpus counts as not holding the answer when no passage reaches the cosine
 ``--least``, or when the language model says so. Neither is safe with a small model:
 read the passages, which are printed first.
 """
 
 from __future__ import annotations
 
-from math import inf
 from operator import itemgetter
 from typing import Any
 
@@ -25,6 +24,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnablePassthrough
 
 from autoreg_rag import cli
+from autoreg_rag.scores import DEFAULT_SCORE
 from autoreg_rag.sharing import SharedModel
 from langchain_autoreg import AutoRegChat, AutoRegRetriever
 
@@ -45,7 +45,8 @@ def answering(retriever: AutoRegRetriever, writer: Runnable[Any, Any], least: fl
     """Return the chain from a question to ``documents`` and ``answer``."""
 
     def good_enough(documents: list[Document]) -> list[Document]:
-        return [one for one in documents if one.metadata["relevance_score"] >= least]
+        # What was found by its words alone has no cosine.
+        return [one for one in documents if one.metadata["scores"].get("cosine", 0) >= least]
 
     write = (
         {"passages": lambda found: numbered(found["documents"]), "question": itemgetter("question")}
@@ -66,8 +67,8 @@ def main(
     corpus: common.Corpus = None,
     index: common.IndexFolder = None,
     passages: common.Passages = 3,
-    candidates: common.Candidates = 3,
-    least: common.Least = -inf,
+    candidates: common.Candidates = 20,
+    least: common.Least = common.LEAST,
     llm: common.LanguageModel = None,
     llm_options: common.LanguageModelOptions = "{}",
     max_new_tokens: common.MaxNewTokens = 96,
@@ -76,7 +77,7 @@ def main(
     writer = common.named(llm, llm_options) if llm else AutoRegChat(max_new_tokens=max_new_tokens)
     model = SharedModel()
     place = common.ready_index(question, corpus, index, model)
-    options = {"k": passages, "depth": candidates, "hybrid": True, "reranker": "pmi"}
+    options = {"k": passages, "depth": candidates, "hybrid": True, "reranker": DEFAULT_SCORE}
     with AutoRegRetriever(place=place, **options) as retriever:
         found = answering(retriever, writer, least).invoke(question)
     shown = [(one.metadata, one.page_content) for one in found["documents"]]

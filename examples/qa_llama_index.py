@@ -6,14 +6,12 @@ what has changed; retrieves, reranks, shows the passages, and writes an answer w
 numbered sources. One set of weights embeds, reranks and answers; ``--llm`` names
 another language model of LlamaIndex.
 
-The corpus counts as not holding the answer when no passage reaches the score
+The corpus counts as not holding the answer when no passage reaches the cosine
 ``--least``, or when the language model says so. Neither is safe with a small model:
 read the passages, which are printed first.
 """
 
 from __future__ import annotations
-
-from math import inf
 
 import common
 from llama_index.core import PromptTemplate, VectorStoreIndex
@@ -46,8 +44,8 @@ def main(
     corpus: common.Corpus = None,
     index: common.IndexFolder = None,
     passages: common.Passages = 3,
-    candidates: common.Candidates = 3,
-    least: common.Least = -inf,
+    candidates: common.Candidates = 20,
+    least: common.Least = common.LEAST,
     llm: common.LanguageModel = None,
     llm_options: common.LanguageModelOptions = "{}",
     max_new_tokens: common.MaxNewTokens = 96,
@@ -62,8 +60,8 @@ def main(
             llm=writer,
             similarity_top_k=max(passages, candidates),
             node_postprocessors=[
-                rerank,
                 SimilarityPostprocessor(similarity_cutoff=least),
+                rerank,
                 Numbers(),
             ],
             text_qa_template=PROMPT,

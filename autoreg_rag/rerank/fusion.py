@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from numbers import Real
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,6 +34,20 @@ def standard_sum(
         float64 [n].
     """
     return weight * _standard(retrieval) + (1 - weight) * _standard(reranking)
+
+
+def retrieval_scores(found: Sequence[object]) -> list[float]:
+    """Return the scores that candidates came with; where one has none, all go by their order.
+
+    Then they fall by 1 from each to the next, which standard scores bring to scale.
+
+    Parameters
+    ----------
+    found
+        A number, or anything else for a candidate without one, [n].
+    """
+    numbers = [float(one) for one in found if isinstance(one, Real)]
+    return numbers if len(numbers) == len(found) else [-float(i) for i in range(len(found))]
 
 
 def _standard(scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -22,7 +22,7 @@ OWN = "autoreg_log_own"
 MARK = "autoreg_parts"
 """Keys of metadata."""
 
-_KEYS: dict[Score, str] = {"pmi": PRIOR, "cda": OWN}
+_KEYS: dict[Score, str] = {"pmi": PRIOR, "cda": OWN, "cda_mean": OWN}
 
 
 def fingerprint(model: AutoRegModel) -> str:

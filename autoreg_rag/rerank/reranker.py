@@ -15,7 +15,15 @@ from autoreg_rag.model import AutoRegModel
 from autoreg_rag.rerank.fusion import standard_sum
 from autoreg_rag.rerank.likelihoods import Likelihoods
 from autoreg_rag.rerank.parts import MARK, fingerprint, stored_part
-from autoreg_rag.scores import DEFAULT_SCORE, RETRIEVAL, SCORES, WITH_BASELINE, Score, score
+from autoreg_rag.scores import (
+    DEFAULT_FUSION,
+    DEFAULT_SCORE,
+    RETRIEVAL,
+    SCORES,
+    WITH_BASELINE,
+    Score,
+    score,
+)
 
 if TYPE_CHECKING:
     Baselines = Sequence[float | None] | NDArray[np.float64]
@@ -38,8 +46,8 @@ class Reranker:
         The most tokens of a batch, padding included; by default the model's, on a
         CPU at most 512. Halved, and kept so, where a batch does not fit the memory.
     fusion
-        None to rank by this score alone; else the weight, from 0 to 1, of the
-        retrieval score in their fusion, see `standard_sum`.
+        The weight, from 0 to 1, of the retrieval score in the final one, see
+        `standard_sum`; None to rank by this kind's score alone, as it is.
 
     Raises
     ------
@@ -55,7 +63,7 @@ class Reranker:
         *,
         score: Score = DEFAULT_SCORE,
         token_budget: int | None = None,
-        fusion: float | None = None,
+        fusion: float | None = DEFAULT_FUSION,
     ) -> None:
         if score not in SCORES:
             raise ValueError(f"score is {score!r}; it must be one of {', '.join(SCORES)}")
@@ -93,7 +101,7 @@ class Reranker:
         -------
         ndarray
             Raw scores, float64 [n], in the order of `documents`; higher is
-            better, most are negative. Nats, or nats per token under ``mean``.
+            better, most are negative. Nats, or nats per token under ``mean`` and ``cda_mean``.
 
         Raises
         ------
@@ -175,8 +183,8 @@ class Reranker:
     def baselines(self, documents: Sequence[str]) -> NDArray[np.float64] | None:
         """Return the parts of the scores that do not depend on the question.
 
-        log p(d) under ``pmi`` and log p(d | e_d) under ``cda``, in nats, float64
-        [n], to be handed to `scores`; None under ``sum`` and ``mean``.
+        log p(d) under ``pmi`` and log p(d | e_d) under ``cda`` and ``cda_mean``, in nats,
+        float64 [n], to be handed to `scores`; None under ``sum`` and ``mean``.
 
         Raises
         ------

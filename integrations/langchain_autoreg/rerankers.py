@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from numbers import Real
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
@@ -13,7 +12,8 @@ from pydantic import Field
 from autoreg_rag.corpus.records import Chunk, Hit
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.rerank import Reranker
-from autoreg_rag.scores import DEFAULT_SCORE, Score
+from autoreg_rag.rerank.fusion import retrieval_scores
+from autoreg_rag.scores import DEFAULT_FUSION, DEFAULT_SCORE, Score
 from langchain_autoreg.settings import ModelSettings
 
 RETRIEVAL_SCORE = "score"
@@ -26,8 +26,8 @@ RELEVANCE_SCORE = "relevance_score"
 class AutoRegReranker(ModelSettings, BaseDocumentCompressor):
     """Orders documents by the likelihood of their text under the question's vectors.
 
-    Scores are those of `autoreg_rag.rerank.Reranker`: raw, higher is better, most of
-    them negative. Equal scores keep their order. Parts of a score that indexing has
+    Scores are those of `autoreg_rag.rerank.Reranker`: higher is better, and without
+    `fusion` most are negative. Equal scores keep their order. Parts of a score that indexing has
     stored in the documents' metadata are used, others computed. With the settings of
     an `AutoRegEmbeddings` it shares that one's model.
 
@@ -36,10 +36,11 @@ class AutoRegReranker(ModelSettings, BaseDocumentCompressor):
     top_n
         How many documents to return, by default all.
     score
-        ``sum``, ``mean``, ``pmi`` or ``cda``, see `autoreg_rag.scores.score`.
+        ``sum``, ``mean``, ``pmi``, ``cda`` or ``cda_mean``, see `autoreg_rag.scores.score`.
     fusion
-        None to rank by this score alone; else the weight, from 0 to 1, of the score
-        in ``metadata["score"]``, which `AutoRegRetriever` puts there.
+        The weight, from 0 to 1, in the final score of the one in ``metadata["score"]``,
+        which `AutoRegRetriever` puts there; where a document has none, of the order
+        that the documents come in. None to rank by this score alone, as it is.
     model, fingerprint, device, dtype, attention, token_budget, max_length
         As for `AutoRegEmbeddings`, and so are the other settings of the model.
 
@@ -49,14 +50,14 @@ class AutoRegReranker(ModelSettings, BaseDocumentCompressor):
         An argument is unknown or wrong.
     ValueError
         When used: the question is empty, a document has no text or, under `fusion`,
-        no score.
+        a score that is not finite.
     ModelError, FingerprintError
         When first used: the model cannot be loaded, or is another.
     """
 
     top_n: int | None = Field(default=None, gt=0)
     score: Score = DEFAULT_SCORE
-    fusion: float | None = Field(default=None, ge=0, le=1)
+    fusion: float | None = Field(default=DEFAULT_FUSION, ge=0, le=1)
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -76,7 +77,7 @@ class AutoRegReranker(ModelSettings, BaseDocumentCompressor):
         -------
         list of Document
             At most ``top_n``. ``metadata["relevance_score"]`` is the score, fused if
-            ``fusion`` is set.
+            ``fusion`` is not None.
         """
         check_question(query)
         return self._use(self._reranking(documents, query)) if documents else []
@@ -92,7 +93,9 @@ class AutoRegReranker(ModelSettings, BaseDocumentCompressor):
         self, documents: Sequence[Document], query: str
     ) -> Callable[[AutoRegModel], list[Document]]:
         """Return what is to be done with the model."""
-        hits = [self._hit(place, document) for place, document in enumerate(documents)]
+        found = retrieval_scores([one.metadata.get(RETRIEVAL_SCORE) for one in documents])
+        pairs = zip(documents, found, strict=True)
+        hits = [_hit(place, *pair) for place, pair in enumerate(pairs)]
 
         def rerank(model: AutoRegModel) -> list[Document]:
             reranker = self._model().keep(
@@ -104,16 +107,11 @@ class AutoRegReranker(ModelSettings, BaseDocumentCompressor):
 
         return rerank
 
-    def _hit(self, place: int, document: Document) -> Hit:
-        score = document.metadata.get(RETRIEVAL_SCORE)
-        if self.fusion is not None and not isinstance(score, Real):
-            raise ValueError(
-                f"document {place} has no number as '{RETRIEVAL_SCORE}' in its metadata, with "
-                "which its likelihood is to be fused: set one, or leave fusion out"
-            )
-        text = document.page_content
-        chunk = Chunk(str(place), text, "", 0, len(text), document.metadata)
-        return Hit(float(score) if isinstance(score, Real) else 0.0, chunk)
+
+def _hit(place: int, document: Document, score: float) -> Hit:
+    """Return a document as a hit whose id is the document's place."""
+    text = document.page_content
+    return Hit(score, Chunk(str(place), text, "", 0, len(text), document.metadata))
 
 
 def check_question(query: str) -> None:

@@ -71,7 +71,7 @@ def test_an_example_has_less_than_100_lines(example):
 @pytest.mark.parametrize("example", QA)
 def test_the_base_answers_with_numbered_sources(example, place):
     # More passages than candidates: then there are as many candidates.
-    chosen = ["--passages", "2", "--candidates", "1", "--least", "-10000"]
+    chosen = ["--passages", "2", "--candidates", "1", "--least", "-1"]
     shown = output(example, *chosen, cwd=place)
     passages = check_passages(shown, place, 2)
     answer = re.search(r"^Answer: (.+)$", shown, re.M)
@@ -85,7 +85,7 @@ def test_the_base_answers_with_numbered_sources(example, place):
 def test_another_language_model_answers_by_its_name(example, place):
     name, options = NAMED[example]
     llm = ["--llm", name, "--llm-options", json.dumps(options)]
-    shown = output(example, "--passages", "1", "--least", "-10000", *llm, cwd=place)
+    shown = output(example, "--passages", "1", "--least", "-1", *llm, cwd=place)
     passages = check_passages(shown, place, 1)
     sources = re.findall(r"^Source \[(\d+)\]: (.+)$", shown, re.M)
     if example == "qa_llama_index":  # the mock says one word again and again
@@ -97,9 +97,9 @@ def test_another_language_model_answers_by_its_name(example, place):
 
 
 @pytest.mark.parametrize("example", QA)
-def test_without_a_passage_of_the_least_score_nothing_is_answered(example, place):
-    shown = output(example, "--least", "10000", cwd=place)
-    assert shown == f"{NOT_FOUND}\nNo passage reached the least score.\n"
+def test_without_a_passage_of_the_least_cosine_nothing_is_answered(example, place):
+    shown = output(example, "--least", "2", cwd=place)
+    assert shown == f"{NOT_FOUND}\nNo passage reached the least cosine.\n"
 
 
 def test_explain_takes_the_scores_apart(place):

@@ -46,7 +46,8 @@ class Plain:
             return total / count
         if kind == "pmi":
             return total - self.log_likelihood(self.neck["bridge_center"], text)[0]
-        if kind == "cda":
+        if kind in ("cda", "cda_mean"):
             e_d = self.latents(text, config.document_instruction)
-            return total - self.log_likelihood(e_d, text)[0]
+            difference = total - self.log_likelihood(e_d, text)[0]
+            return difference / count if kind == "cda_mean" else difference
         return total

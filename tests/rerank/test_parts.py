@@ -63,7 +63,7 @@ def contents(place, model):
 
 def check_parts(bare, parts, model):
     texts = [chunk.text for chunk in bare]
-    for kind, key in {"pmi": PRIOR, "cda": OWN}.items():
+    for kind, key in {"pmi": PRIOR, "cda": OWN, "cda_mean": OWN}.items():
         computed = Reranker(model, score=kind).baselines(texts)
         np.testing.assert_allclose([part[key] for part in parts], computed, atol=2e-3)
 
@@ -120,7 +120,7 @@ def test_stored_parts_are_used_for_the_text_and_the_model_that_they_are_of(
         (hits,) = index.search([QUERY], 3)
 
     def first(hit, model):
-        return Reranker(model, score="pmi").rerank(QUERY, [hit])[0].score
+        return Reranker(model, score="pmi", fusion=None).rerank(QUERY, [hit])[0].score
 
     hit = hits[0]
     honest = first(hit, model)

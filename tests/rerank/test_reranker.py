@@ -8,7 +8,7 @@ from autoreg_rag import Reranker
 from autoreg_rag.corpus.records import Chunk, Hit
 from autoreg_rag.errors import ModelError
 from autoreg_rag.rerank import likelihoods
-from autoreg_rag.scores import SCORES
+from autoreg_rag.scores import DEFAULT_FUSION, SCORES
 from tests.rerank.conftest import FAMILIES, QUERY, TEXTS, load
 from tests.rerank.plain import Plain
 
@@ -77,7 +77,7 @@ def test_scores_do_not_depend_on_the_batch(model, kind, monkeypatch):
 
 
 def test_baselines_can_be_handed_in(model):
-    for kind in ("pmi", "cda"):
+    for kind in ("pmi", "cda", "cda_mean"):
         reranker = Reranker(model, score=kind)
         computed, baselines = reranker.scores(QUERY, TEXTS), reranker.baselines(TEXTS)
         np.testing.assert_array_equal(reranker.scores(QUERY, TEXTS, baselines=baselines), computed)
@@ -86,13 +86,15 @@ def test_baselines_can_be_handed_in(model):
             reranker.scores(QUERY, TEXTS, baselines=some), computed, atol=2e-3
         )
         moved = reranker.scores(QUERY, TEXTS, baselines=baselines + 7)
-        np.testing.assert_allclose(moved, computed - 7)
+        _, counts = model.decoder.score(model.compress(TEXTS), TEXTS, 1000)
+        shift = 7 / counts.numpy() if kind == "cda_mean" else 7
+        np.testing.assert_allclose(moved, computed - shift, atol=1e-9)
     for kind in ("sum", "mean"):
         assert Reranker(model, score=kind).baselines(TEXTS) is None
 
 
 def test_rerank_orders_hits_and_keeps_what_they_were(model):
-    reranker = Reranker(model, score="pmi")
+    reranker = Reranker(model, score="pmi", fusion=None)
     hits = hits_of(TEXTS)
     best = reranker.rerank(QUERY, hits)
     scores = reranker.scores(QUERY, TEXTS)
@@ -110,7 +112,7 @@ def test_rerank_orders_hits_and_keeps_what_they_were(model):
 
 def test_equal_scores_stay_in_the_order_of_retrieval(model):
     hits = hits_of(["the same text"] * 4 + ["another"])
-    best = Reranker(model).rerank(QUERY, hits)
+    best = Reranker(model, fusion=None).rerank(QUERY, hits)
     assert [hit.chunk.id for hit in best if hit.chunk.id != "4"] == ["0", "1", "2", "3"]
 
 
@@ -118,13 +120,14 @@ def test_fusion_weighs_standard_scores(model):
     stats = pytest.importorskip("scipy.stats")
     retrieval = [0.2, 0.9, 0.4, 0.1, 0.8, 0.3]
     raw = Reranker(model).scores(QUERY, TEXTS)
-    for weight in (0, 0.3, 1):
+    assert Reranker(model).fusion == DEFAULT_FUSION
+    for weight in (0, 0.3, DEFAULT_FUSION, 1):
         best = Reranker(model, fusion=weight).rerank(QUERY, hits_of(TEXTS, retrieval))
         fused = weight * stats.zscore(retrieval) + (1 - weight) * stats.zscore(raw)
         assert [hit.score for hit in best] == pytest.approx(sorted(fused, reverse=True), abs=1e-4)
         assert [hit.chunk.id for hit in best] == [str(i) for i in np.argsort(-fused)]
     same = Reranker(model, fusion=0.5).rerank(QUERY, hits_of(TEXTS, [0.1] * len(TEXTS)))
-    alone = Reranker(model).rerank(QUERY, hits_of(TEXTS))
+    alone = Reranker(model, fusion=None).rerank(QUERY, hits_of(TEXTS))
     assert [hit.chunk.id for hit in same] == [hit.chunk.id for hit in alone]
 
 
@@ -167,7 +170,7 @@ def test_bad_input_is_named(model):
             reranker.scores(QUERY, ["good", text])
     with pytest.raises(TypeError, match="list of documents"):
         reranker.scores(QUERY, "one document")
-    with pytest.raises(ValueError, match="sum, mean, pmi, cda"):
+    with pytest.raises(ValueError, match="sum, mean, pmi, cda, cda_mean"):
         Reranker(model, score="bm25")
     with pytest.raises(ValueError, match="from 0 to 1"):
         Reranker(model, fusion=1.5)
@@ -179,7 +182,7 @@ def test_bad_input_is_named(model):
         unfit = hits_of(TEXTS, [0.5, score, *[0.1] * (len(TEXTS) - 2)])
         with pytest.raises(ValueError, match="score of hit 1 is"):
             Reranker(model, fusion=0.5).rerank(QUERY, unfit)
-        assert len(reranker.rerank(QUERY, unfit)) == len(TEXTS)
+        assert len(Reranker(model, fusion=None).rerank(QUERY, unfit)) == len(TEXTS)
     with pytest.raises(ValueError, match="1 baselines and 6 documents"):
         reranker.scores(QUERY, TEXTS, baselines=[1.0])
     with pytest.raises(ValueError, match="not a finite number"):

@@ -15,7 +15,7 @@ from autoreg_rag.errors import FingerprintError, ModelError
 from autoreg_rag.rerank import Reranker, parts
 from autoreg_rag.rerank.fusion import standard_sum
 from autoreg_rag.rerank.likelihoods import Likelihoods
-from autoreg_rag.scores import DEFAULT_SCORE, SCORES
+from autoreg_rag.scores import DEFAULT_FUSION, DEFAULT_SCORE, SCORES
 from langchain_autoreg import AutoRegEmbeddings, AutoRegReranker
 
 QUESTION = "What is bread made of?"
@@ -38,7 +38,7 @@ def documents():
 
 @pytest.fixture
 def reranker(how):
-    return AutoRegReranker(**how)
+    return AutoRegReranker(**how, fusion=None)
 
 
 def stored_by(model, text):
@@ -62,7 +62,9 @@ class TestScores:
     @pytest.mark.parametrize("score", SCORES)
     def test_they_are_the_rerankers_best_first(self, how, model, documents, score):
         expected = Reranker(model, score=score).scores(QUESTION, TEXTS)
-        found = AutoRegReranker(**how, score=score).compress_documents(documents, QUESTION)
+        found = AutoRegReranker(**how, score=score, fusion=None).compress_documents(
+            documents, QUESTION
+        )
         assert places(found) == np.argsort(-expected, kind="stable").tolist()
         np.testing.assert_allclose(relevance(found), np.sort(expected)[::-1], rtol=1e-5)
         assert {type(value) for value in relevance(found)} == {float}
@@ -80,13 +82,16 @@ class TestScores:
             found = fused.compress_documents(documents, QUESTION)
             np.testing.assert_allclose(relevance(found), np.sort(expected)[::-1], atol=1e-5)
 
-    def test_a_fusion_needs_the_score_of_the_retrieval(self, how, documents):
-        del documents[2].metadata["score"]
-        with pytest.raises(ValueError, match="document 2 has no number as 'score'"):
-            AutoRegReranker(**how, fusion=0.5).compress_documents(documents, QUESTION)
+    def test_without_a_score_the_order_of_the_retrieval_counts(self, how, model, documents):
+        raw = Reranker(model).scores(QUESTION, TEXTS)
+        expected = standard_sum(-np.arange(len(TEXTS)), raw, DEFAULT_FUSION)
+        for score in ("good", None):
+            documents[2].metadata["score"] = score
+            found = AutoRegReranker(**how).compress_documents(documents, QUESTION)
+            np.testing.assert_allclose(relevance(found), np.sort(expected)[::-1], atol=1e-5)
 
     def test_parts_that_indexing_stored_are_used(self, how, model, documents):
-        by_pmi = AutoRegReranker(**how, score="pmi")
+        by_pmi = AutoRegReranker(**how, score="pmi", fusion=None)
         (alone,) = by_pmi.compress_documents(documents[:1], QUESTION)
         (baseline,) = Reranker(model, score="pmi").baselines(TEXTS[:1])
         mark = stored_by(model, TEXTS[0])[parts.MARK]
@@ -121,7 +126,7 @@ class TestDocuments:
         assert documents == before
 
     def test_top_n_are_the_best(self, how, reranker, documents):
-        best = AutoRegReranker(**how, top_n=2).compress_documents(documents, QUESTION)
+        best = AutoRegReranker(**how, top_n=2, fusion=None).compress_documents(documents, QUESTION)
         assert best == reranker.compress_documents(documents, QUESTION)[:2]
 
     def test_no_documents_stay_none(self, reranker):

@@ -87,22 +87,18 @@ class Alignment(Objective):
     def encoder_tokens(self, row: Row) -> int:
         """Return how many tokens of the row the encoder reads."""
         around = len(self.document_suffix) + self.model.neck.k + 1
-        texts = [row["query"], *self._documents(row)]
+        texts = [row["query"], row["positive"]]
+        texts += row["negatives"] if self.settings.contrastive_weight else []
         return sum(len(ids) + around for ids in texts)
-
-    def _documents(self, row: Row) -> list[Sequence[int]]:
-        """Return the row's texts that are encoded as documents, its positive first."""
-        return [row["positive"], *(row["negatives"] if self.settings.contrastive_weight else [])]
 
     def forward(self, rows: Sequence[Row]) -> Outcome:
         """Return L_CDA, summed over the rows."""
         n = len(rows)
         settings = self.settings
-        latents = self.encode(
-            self.queries([row["query"] for row in rows])
-            + self.documents([self._documents(row)[0] for row in rows])
-            + self.documents([ids for row in rows for ids in self._documents(row)[1:]])
-        )
+        texts = [row["positive"] for row in rows]
+        if settings.contrastive_weight:
+            texts += [ids for row in rows for ids in row["negatives"]]
+        latents = self.encode(self.queries([row["query"] for row in rows]) + self.documents(texts))
         vectors = self.pooled(latents)
         queries, candidates = vectors[:n], vectors[n:]
         documents = candidates[:n]

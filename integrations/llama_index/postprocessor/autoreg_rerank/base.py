@@ -14,7 +14,8 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from autoreg_rag.corpus.records import Chunk, Hit
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.rerank import Reranker
-from autoreg_rag.scores import DEFAULT_SCORE, Score
+from autoreg_rag.rerank.fusion import retrieval_scores
+from autoreg_rag.scores import DEFAULT_FUSION, DEFAULT_SCORE, Score
 from llama_index.embeddings.autoreg.settings import ModelSettings
 
 RETRIEVAL_SCORE = "retrieval_score"
@@ -26,8 +27,8 @@ _dispatcher = instrumentation.get_dispatcher(__name__)  # type: ignore[attr-defi
 class AutoRegRerank(ModelSettings, BaseNodePostprocessor):
     """Orders nodes by the likelihood of their text under the question's vectors.
 
-    Scores are those of `autoreg_rag.rerank.Reranker`: raw, higher is better, most of
-    them negative. Equal scores keep their order. The nodes that come in stay as they
+    Scores are those of `autoreg_rag.rerank.Reranker`: higher is better, and without
+    `fusion` most are negative. Equal scores keep their order. The nodes that come in stay as they
     are. Parts of scores that indexing stored with a chunk are used, not computed.
 
     The other fields are those of `ModelSettings`; with the settings of an
@@ -38,11 +39,12 @@ class AutoRegRerank(ModelSettings, BaseNodePostprocessor):
     top_n
         How many nodes to return.
     score
-        Kind of the score: ``sum``, ``mean``, ``pmi`` or ``cda``, see
+        Kind of the score: ``sum``, ``mean``, ``pmi``, ``cda`` or ``cda_mean``, see
         `autoreg_rag.scores.score`.
     fusion
-        None to rank by this score alone; else the weight, from 0 to 1, of the score
-        that the nodes come with, see `autoreg_rag.rerank.fusion.standard_sum`.
+        The weight, from 0 to 1, in the final score of the one that the nodes come with,
+        see `autoreg_rag.rerank.fusion.standard_sum`; where a node has none, of the order
+        that they come in. None to rank by this score alone, as it is.
     metadata_mode
         Which metadata stands before a node's text; by default what is embedded.
     keep_retrieval_score
@@ -54,7 +56,8 @@ class AutoRegRerank(ModelSettings, BaseNodePostprocessor):
     pydantic.ValidationError
         An argument is unknown or wrong.
     ValueError
-        When used: there is no question, a node has no text, or no score to fuse.
+        When used: there is no question, a node has no text, or a score to fuse is not
+        finite.
     ModelError, FingerprintError
         When first used: the model cannot be loaded, or is another.
     """
@@ -62,7 +65,10 @@ class AutoRegRerank(ModelSettings, BaseNodePostprocessor):
     top_n: int = Field(default=5, gt=0, description="The number of nodes to return.")
     score: Score = Field(default=DEFAULT_SCORE, description="The kind of score.")
     fusion: float | None = Field(
-        default=None, ge=0, le=1, description="The weight of the score before reranking."
+        default=DEFAULT_FUSION,
+        ge=0,
+        le=1,
+        description="The weight of the score before reranking.",
     )
     metadata_mode: MetadataMode = Field(
         default=MetadataMode.EMBED, description="Which metadata stands before a node's text."
@@ -82,7 +88,9 @@ class AutoRegRerank(ModelSettings, BaseNodePostprocessor):
         question = _question(query_bundle)
         if not nodes:
             return []
-        hits = [self._hit(place, item) for place, item in enumerate(nodes)]
+        before = retrieval_scores([item.score for item in nodes])
+        pairs = zip(nodes, before, strict=True)
+        hits = [self._hit(place, *pair) for place, pair in enumerate(pairs)]
         payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
             EventPayload.MODEL_NAME: self.model_name,
@@ -100,17 +108,15 @@ class AutoRegRerank(ModelSettings, BaseNodePostprocessor):
         _dispatcher.event(ReRankEndEvent(nodes=best))
         return best
 
-    def _hit(self, place: int, item: NodeWithScore) -> Hit:
+    def _hit(self, place: int, item: NodeWithScore, score: float) -> Hit:
         """Return a node as a hit whose id is the node's place."""
         node = item.node
         if not node.get_content(MetadataMode.NONE).strip():
             raise ValueError(
                 f"node {node.node_id} has no text to score: leave it out, or give it a text"
             )
-        if self.fusion is not None and item.score is None:
-            raise ValueError(f"node {node.node_id} has no score to fuse: leave fusion out")
         text = node.get_content(self.metadata_mode)
-        return Hit(item.score or 0.0, Chunk(str(place), text, "", 0, len(text), node.metadata))
+        return Hit(score, Chunk(str(place), text, "", 0, len(text), node.metadata))
 
     def _reranked(self, model: AutoRegModel, question: str, hits: list[Hit]) -> list[Hit]:
         reranker = self._model().keep(
