@@ -117,11 +117,12 @@ class Reranker:
         known = self._known(baselines, len(documents))
         if not documents:
             return np.empty(0)
-        sums, counts = self._likelihoods.given_query(query, documents)
+        distinct, places = _distinct(documents)
+        sums, counts = self._likelihoods.given_query(query, distinct)
         missing = np.flatnonzero(np.isnan(known)) if known is not None else ()
         if known is not None and len(missing):
             known[missing] = self.baselines([documents[i] for i in missing])
-        scores = score(self.score, sums, counts, known)
+        scores = score(self.score, sums[places], counts[places], known)
         if not np.isfinite(scores).all():
             place = int(np.flatnonzero(~np.isfinite(scores))[0])
             raise ModelError(
@@ -193,10 +194,10 @@ class Reranker:
         """
         if self.score not in WITH_BASELINE:
             return None
-        documents = _texts(documents)
-        if self.score == "pmi":
-            return self._likelihoods.prior(documents)
-        return self._likelihoods.own(documents)
+        distinct, places = _distinct(_texts(documents))
+        likelihoods = self._likelihoods
+        part = likelihoods.prior if self.score == "pmi" else likelihoods.own
+        return part(distinct)[places]
 
     def stored_baselines(
         self, documents: Sequence[str], metadata: Sequence[Mapping[str, object]]
@@ -232,6 +233,12 @@ class Reranker:
         if any(value is not None and not np.isfinite(value) for value in baselines):
             raise ValueError("a baseline is not a finite number")
         return np.array([np.nan if value is None else value for value in baselines], np.float64)
+
+
+def _distinct(documents: list[str]) -> tuple[list[str], NDArray[np.int64]]:
+    """Return each text once, and the place of each document's: equal texts score the same."""
+    places = {text: place for place, text in enumerate(dict.fromkeys(documents))}
+    return list(places), np.array([places[text] for text in documents], np.int64)
 
 
 def _texts(documents: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from autoreg_rag.config import AutoRegConfig
 from autoreg_rag.model import AutoRegModel
@@ -41,22 +42,31 @@ def sets(tmp_path, rows_file):
     return folder.parent
 
 
-@pytest.mark.parametrize("alignment", ["cda", "contrastive"])
-def test_the_recipe_runs_from_rows_to_figures_and_not_twice(
-    tmp_path, data, sets, real_base, alignment
-):
+def test_the_recipe_runs_from_rows_to_figures_and_not_twice(tmp_path, data, sets, real_base):
     options = [data, "--evaluate", sets, "--out", tmp_path / "out", "--small"]
-    options += ["--alignment", alignment] if alignment != "cda" else []  # which is the default
     first = recipe(*options, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     folder = tmp_path / "out" / "model"
-    assert AutoRegConfig.load(folder).stage == alignment
+    assert AutoRegConfig.load(folder).stage == "cda"
     assert "nDCG@10" in (tmp_path / "out" / "results.md").read_text()
     model = AutoRegModel.from_pretrained(folder)
     assert model.neck.fitted
     again = recipe(*options, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert AutoRegModel.from_pretrained(folder).fingerprint() == model.fingerprint()
+
+
+def test_the_bridge_is_fitted_anew_after_infonce(tmp_path, data, real_base):
+    options = [data, "--out", tmp_path / "out", "--small", "--alignment", "contrastive"]
+    done = recipe(*options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert AutoRegConfig.load(tmp_path / "out" / "model").stage == "contrastive"
+    before, after = (
+        AutoRegModel.from_pretrained(tmp_path / "out" / stage / "model")
+        for stage in ("contrastive", "bridge")
+    )
+    assert after.fingerprint() == before.fingerprint()
+    assert not torch.equal(after.neck.bridge_matrix, before.neck.bridge_matrix)
 
 
 def test_a_stage_that_fails_ends_the_recipe(tmp_path):
