@@ -23,7 +23,7 @@ from autoreg_rag.stores import Manifest, create_store
 
 FOLDER = Path("corpus")
 LEAST = 0.4
-"""A cosine that few passages of another subject reach, with the default model."""
+"""With the default model, passages far from the question stay below, though not all others."""
 NOT_FOUND = "The corpus does not hold the answer."
 RULES = (
     "Answer the question in one or two sentences, from the numbered passages alone, and name "

@@ -123,8 +123,7 @@ class Reranker:
         if known is not None and len(missing):
             known[missing] = self.baselines([documents[i] for i in missing])
         scores = score(self.score, sums[places], counts[places], known)
-        if not np.isfinite(scores).all():
-            place = int(np.flatnonzero(~np.isfinite(scores))[0])
+        if (place := _not_finite(scores)) is not None:
             raise ModelError(
                 f"the score of document {place} is {scores[place]}: load the model in bfloat16 or "
                 "float32 instead of float16, and check stored score parts"
@@ -167,18 +166,17 @@ class Reranker:
         final = raw
         if self.fusion is not None:
             retrieval = np.array([hit.score for hit in hits], np.float64)
-            if not np.isfinite(retrieval).all():
-                place = int(np.flatnonzero(~np.isfinite(retrieval))[0])
+            if (place := _not_finite(retrieval)) is not None:
                 raise ValueError(
                     f"the score of hit {place} is {retrieval[place]}, which cannot be fused: "
                     "leave fusion out, or give it a number"
                 )
             final = standard_sum(retrieval, raw, self.fusion)
         rescored = []
-        for place in np.argsort(-final, kind="stable")[:top_n].tolist():
-            hit = hits[place]
-            parts = {**hit.scores, RETRIEVAL: hit.score, self.score: float(raw[place])}
-            rescored.append(Hit(float(final[place]), hit.chunk, parts))
+        for best in np.argsort(-final, kind="stable")[:top_n].tolist():
+            hit = hits[best]
+            parts = {**hit.scores, RETRIEVAL: hit.score, self.score: float(raw[best])}
+            rescored.append(Hit(float(final[best]), hit.chunk, parts))
         return rescored
 
     def baselines(self, documents: Sequence[str]) -> NDArray[np.float64] | None:
@@ -233,6 +231,11 @@ class Reranker:
         if any(value is not None and not np.isfinite(value) for value in baselines):
             raise ValueError("a baseline is not a finite number")
         return np.array([np.nan if value is None else value for value in baselines], np.float64)
+
+
+def _not_finite(values: NDArray[np.float64]) -> int | None:
+    """Return the place of the first that is not a finite number."""
+    return next(iter(np.flatnonzero(~np.isfinite(values)).tolist()), None)
 
 
 def _distinct(documents: list[str]) -> tuple[list[str], NDArray[np.int64]]:

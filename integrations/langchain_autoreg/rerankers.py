@@ -94,8 +94,8 @@ class AutoRegReranker(ModelSettings, BaseDocumentCompressor):
     ) -> Callable[[AutoRegModel], list[Document]]:
         """Return what is to be done with the model."""
         found = retrieval_scores([one.metadata.get(RETRIEVAL_SCORE) for one in documents])
-        pairs = zip(documents, found, strict=True)
-        hits = [_hit(place, *pair) for place, pair in enumerate(pairs)]
+        scored = enumerate(zip(documents, found, strict=True))
+        hits = [_hit(place, document, score) for place, (document, score) in scored]
 
         def rerank(model: AutoRegModel) -> list[Document]:
             reranker = self._model().keep(

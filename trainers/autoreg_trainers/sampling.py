@@ -58,6 +58,4 @@ class SourceSampler(Sampler[int]):
     def _cut(self, rows: NDArray[np.int64]) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
         """Return the whole batches of some rows, and what is left."""
         end = len(rows) - len(rows) % self._batch_size
-        return np.split(
-            rows[:end], range(self._batch_size, end, self._batch_size)
-        ) if end else [], rows[end:]
+        return list(rows[:end].reshape(-1, self._batch_size)), rows[end:]

@@ -155,8 +155,7 @@ class Alignment(Objective):
             sums["info_nce"] = summed(contrasted)
             loss = loss + settings.contrastive_weight * contrasted.sum()
         if settings.compression_weight:
-            tokens = scores.new_tensor([len(ids) for ids in positives])
-            compressed = -torch.stack(generated).mean(dim=0) / tokens
+            compressed = -_per_token(torch.stack(generated).mean(dim=0), positives)
             sums["nll"] = summed(compressed)
             loss = loss + settings.compression_weight * compressed.sum()
         return Outcome(loss, n, sums, (queries.detach(), documents.detach()))
@@ -184,9 +183,7 @@ class Alignment(Objective):
         return result
 
     def _reduced(self, values: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
-        if self.settings.reduction == "sum":
-            return values
-        return values / values.new_tensor([len(ids) for ids in targets])
+        return values if self.settings.reduction == "sum" else _per_token(values, targets)
 
     def _divergence(
         self, queries: Tensor, documents: Tensor, targets: Sequence[Sequence[int]]
@@ -230,6 +227,10 @@ class Alignment(Objective):
         prefix = prefix.unflatten(1, (self.model.neck.k, -1)).to(similarities.device)
         scores = self._scored(prefix, targets)
         return owners, targets, scores.tolist()
+
+
+def _per_token(values: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
+    return values / values.new_tensor([len(ids) for ids in targets])
 
 
 def _others(rows: Sequence[Row]) -> Tensor:

@@ -89,8 +89,8 @@ class AutoRegRerank(ModelSettings, BaseNodePostprocessor):
         if not nodes:
             return []
         before = retrieval_scores([item.score for item in nodes])
-        pairs = zip(nodes, before, strict=True)
-        hits = [self._hit(place, *pair) for place, pair in enumerate(pairs)]
+        scored = enumerate(zip(nodes, before, strict=True))
+        hits = [self._hit(place, item, score) for place, (item, score) in scored]
         payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
             EventPayload.MODEL_NAME: self.model_name,
