@@ -14,6 +14,7 @@ read the passages, which are printed first.
 
 from __future__ import annotations
 
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -24,10 +25,10 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnablePassthrough
 
 from autoreg_rag import cli
-from autoreg_rag.scores import DEFAULT_SCORE
 from autoreg_rag.sharing import SharedModel
-from langchain_autoreg import AutoRegChat, AutoRegRetriever
+from langchain_autoreg import AutoRegChat, AutoRegReranker, AutoRegRetriever
 
+assign = RunnablePassthrough.assign
 PROMPT = ChatPromptTemplate.from_template(
     common.RULES + "\n\nPassages:\n{passages}\n\nQuestion: {question}"
 )
@@ -41,24 +42,27 @@ def numbered(documents: list[Document]) -> str:
     )
 
 
-def answering(retriever: AutoRegRetriever, writer: Runnable[Any, Any], least: float) -> Runnable:
+def near(documents: list[Document], least: float) -> list[Document]:
+    """Return the passages, or none of them if none reaches the least cosine."""
+    # What was found by its words alone has no cosine.
+    cosines = [one.metadata["scores"].get("cosine", -1) for one in documents]
+    return documents if max(cosines, default=-1) >= least else []
+
+
+def answering(
+    retriever: AutoRegRetriever, reranker: AutoRegReranker, writer: Runnable[Any, Any], least: float
+) -> Runnable:
     """Return the chain from a question to ``documents`` and ``answer``."""
-
-    def good_enough(documents: list[Document]) -> list[Document]:
-        # What was found by its words alone has no cosine.
-        return [one for one in documents if one.metadata["scores"].get("cosine", 0) >= least]
-
     write = (
         {"passages": lambda found: numbered(found["documents"]), "question": itemgetter("question")}
         | PROMPT
         | writer
         | StrOutputParser()
     )
-    return {
-        "question": RunnablePassthrough(),
-        "documents": retriever | good_enough,
-    } | RunnablePassthrough.assign(
-        answer=lambda found: write if found["documents"] else common.NOT_FOUND
+    return (
+        {"question": RunnablePassthrough(), "documents": retriever | partial(near, least=least)}
+        | assign(documents=lambda x: reranker.compress_documents(x["documents"], x["question"]))
+        | assign(answer=lambda found: write if found["documents"] else common.NOT_FOUND)
     )
 
 
@@ -77,9 +81,9 @@ def main(
     writer = common.named(llm, llm_options) if llm else AutoRegChat(max_new_tokens=max_new_tokens)
     model = SharedModel()
     place = common.ready_index(question, corpus, index, model)
-    options = {"k": passages, "depth": candidates, "hybrid": True, "reranker": DEFAULT_SCORE}
-    with AutoRegRetriever(place=place, **options) as retriever:
-        found = answering(retriever, writer, least).invoke(question)
+    with AutoRegRetriever(place=place, k=max(passages, candidates), hybrid=True) as retriever:
+        reranker = AutoRegReranker(top_n=passages)
+        found = answering(retriever, reranker, writer, least).invoke(question)
     shown = [(one.metadata, one.page_content) for one in found["documents"]]
     common.print_answer(
         found["answer"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from langchain_core.documents import Document
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QA = ["qa_llama_index", "qa_langchain"]
@@ -100,6 +102,17 @@ def test_another_language_model_answers_by_its_name(example, place):
 def test_without_a_passage_of_the_least_cosine_nothing_is_answered(example, place):
     shown = output(example, "--least", "2", cwd=place)
     assert shown == f"{NOT_FOUND}\nNo passage reached the least cosine.\n"
+
+
+def test_what_was_found_by_its_words_alone_stays_beside_what_is_near(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    near = importlib.import_module("qa_langchain").near
+    by_both, by_words = (
+        Document(page_content="text", metadata={"scores": scores})
+        for scores in ({"cosine": 0.5, "bm25": 1.0}, {"bm25": 7.0})
+    )
+    assert near([by_words, by_both], 0.5) == [by_words, by_both]
+    assert near([by_words, by_both], 0.6) == near([by_words], 0.5) == near([], -1) == []
 
 
 def test_explain_takes_the_scores_apart(place):
