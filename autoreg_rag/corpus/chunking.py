@@ -110,6 +110,10 @@ class Chunker:
                     if text.strip():  # Python counts some control characters as white space
                         yield _chunk(document, digest, section_start + offset, text)
 
+    def texts(self, text: str) -> list[str]:
+        """Cut a text that is no Markdown and has no file, and return the texts of its chunks."""
+        return [chunk.text for chunk in self.chunks(Document(text, source=""), digest="")]
+
     @cached_property
     def _text_splitter(self) -> TextSplitter:
         from semantic_text_splitter import TextSplitter

@@ -12,13 +12,14 @@ from typing import Annotated
 import typer
 
 from autoreg_rag import cli
+from autoreg_rag.corpus import Chunker
 from autoreg_rag.errors import EvaluationError
 from autoreg_rag.evaluate.beir import RetrievalSet
 from autoreg_rag.evaluate.discovery import load_sets
 from autoreg_rag.evaluate.encoder import Encoder
 from autoreg_rag.evaluate.peer import SentenceTransformerPeer
 from autoreg_rag.evaluate.results import Result, markdown, to_json
-from autoreg_rag.evaluate.retrieval import evaluate_retrieval
+from autoreg_rag.evaluate.retrieval import Cut, evaluate_retrieval, whole
 from autoreg_rag.evaluate.sts import Role, STSSet, evaluate_sts
 from autoreg_rag.files import write_whole
 
@@ -46,6 +47,14 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Take the first N queries (and all documents) or pairs only."),
     ] = None,
+    chunk_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Cut documents into chunks of so many tokens, as the indexer does; a document "
+            "scores by its best. Without, it is one text, as far as the model reads."
+        ),
+    ] = None,
+    chunk_overlap: Annotated[int, typer.Option(help="Tokens that a chunk may repeat.")] = 32,
     sts_role: Annotated[
         Role, typer.Option(help="As what both sentences of a pair are embedded.")
     ] = "document",
@@ -66,12 +75,17 @@ def evaluate(
     encoders: list[Encoder] = [ours]
     if peer is not None:
         encoders.append(SentenceTransformerPeer(peer, device=device))
-    results = measure(sets, encoders, bm25=bm25, role=sts_role)
+    cut = whole
+    if chunk_size is not None:
+        tokenizer = ours.backbone.tokenizer.backend_tokenizer
+        cut = Chunker(tokenizer, chunk_size, chunk_overlap).texts
+    results = measure(sets, encoders, cut=cut, bm25=bm25, role=sts_role)
     if as_json:
         about = {
             "name": ours.name,
             "fingerprint": ours.fingerprint(),
             "max_length": ours.config.max_length,
+            "chunk_size": chunk_size,
         }
         output = json.dumps({"model": about, **to_json(results)}, ensure_ascii=False, indent=2)
     else:
@@ -83,14 +97,19 @@ def evaluate(
 
 
 def measure(
-    sets: Sequence[RetrievalSet | STSSet], encoders: Sequence[Encoder], *, bm25: bool, role: Role
+    sets: Sequence[RetrievalSet | STSSet],
+    encoders: Sequence[Encoder],
+    *,
+    cut: Cut,
+    bm25: bool,
+    role: Role,
 ) -> list[Result]:
     """Measure encoders on sets of both kinds, and tell each result as it comes."""
     bars = sys.stderr.isatty()
     results: list[Result] = []
     for dataset in sets:
         new = (
-            evaluate_retrieval(dataset, encoders, bm25=bm25, show_progress=bars)
+            evaluate_retrieval(dataset, encoders, cut=cut, bm25=bm25, show_progress=bars)
             if isinstance(dataset, RetrievalSet)
             else evaluate_sts(dataset, encoders, role=role, show_progress=bars)
         )

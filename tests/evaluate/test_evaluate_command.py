@@ -7,12 +7,17 @@ from types import SimpleNamespace
 import pytest
 
 from autoreg_rag.cli import main
+from autoreg_rag.corpus import Chunker
 from autoreg_rag.errors import ModelError
 from autoreg_rag.evaluate.__main__ import evaluate
+from autoreg_rag.evaluate.beir import load_retrieval_set
+from autoreg_rag.evaluate.retrieval import evaluate_retrieval
+
+LONG = " ".join(f"Dogs and cats number {number} sleep while rain falls." for number in range(9))
 
 
 @pytest.fixture
-def command(encoder, monkeypatch, capsys):
+def command(encoder, tiny_model, monkeypatch, capsys):
     """Run the command with the small encoder for a model; give status, output and errors."""
     from autoreg_rag.model import AutoRegModel
 
@@ -23,6 +28,7 @@ def command(encoder, monkeypatch, capsys):
             raise ModelError("there is no model 'missing'")
         asked.update(name=name, **options)
         encoder.config = SimpleNamespace(max_length=64)
+        encoder.backbone = tiny_model.backbone
         return encoder
 
     monkeypatch.setattr(AutoRegModel, "from_pretrained", from_pretrained)
@@ -66,6 +72,7 @@ def test_json_names_the_model_and_holds_all_results(command, sets):
         "name": "word vectors",
         "fingerprint": "0123abcd",
         "max_length": 64,
+        "chunk_size": None,
     }
     found = [(r["set"], r["system"]) for r in content["results"]]
     assert sorted(found) == [("pets", "word vectors"), ("similar", "word vectors")]
@@ -93,6 +100,22 @@ def test_options_reach_the_sets_and_the_model(command, sets):
     }
 
 
+def test_documents_are_cut_as_the_indexer_cuts_them(command, sets, encoder, tiny_model):
+    corpus = sets / "pets" / "corpus.jsonl"
+    lines = corpus.read_text().splitlines()
+    corpus.write_text("\n".join([json.dumps({"_id": "d5", "text": LONG}), *lines]) + "\n")
+    options = ("--json", "--no-bm25", "--chunk-size", 16, "--chunk-overlap", 0)
+    status, output, _ = command(sets / "pets", *options)
+    content = json.loads(output)
+    chunker = Chunker(tiny_model.backbone.tokenizer.backend_tokenizer, 16, 0)
+    dataset = load_retrieval_set(sets / "pets")
+    (expected,) = evaluate_retrieval(dataset, [encoder], cut=chunker.texts, bm25=False)
+    assert len(chunker.texts(LONG)) > 2
+    assert (status, content["model"]["chunk_size"]) == (0, 16)
+    assert content["results"][0]["metrics"] == expected.metrics
+    assert content["results"][0]["documents"] == 5
+
+
 def test_the_role_of_sentences_changes_their_score(command, sets):
     scores = {
         role: json.loads(command(sets / "similar.tsv", "--json", "--sts-role", role)[1])
@@ -108,6 +131,7 @@ def test_the_role_of_sentences_changes_their_score(command, sets):
         (["sets", "--model", "missing"], "error: there is no model 'missing'"),
         (["sets", "--out", "nowhere/results.md"], "no file can be written there"),
         (["sets", "--out", "sets"], "no file can be written there"),
+        (["sets", "--chunk-size", "3"], "a chunk size of 3 is too small"),
         (["sets", "--split", "dev", "nowhere"], "error: nowhere does not exist"),
     ],
 )

@@ -84,6 +84,25 @@ def test_dense_search_finds_what_a_full_sort_finds(encoder, documents: int):
     assert dense_run(dataset, encoder) == expected
 
 
+def test_a_document_scores_by_its_best_passage(encoder):
+    dataset = random_set(300, 3)
+
+    def cut(text: str) -> list[str]:
+        words = text.split()  # some documents give no passage: they stay whole
+        return [] if "word7" in words else [" ".join(words[i : i + 5]) for i in range(0, 12, 5)]
+
+    run = {}
+    for query, text in dataset.queries.items():
+        asked = encoder.encode_queries([text])[0]
+        scores = {
+            id_: max(encoder.encode_documents(cut(document) or [document]) @ asked)
+            for id_, document in dataset.documents.items()
+        }
+        run[query] = sorted(scores, key=lambda id_: (-scores[id_], id_))[:DEPTH]
+    assert dense_run(dataset, encoder, cut=cut) == run
+    assert dense_run(dataset, encoder) != run
+
+
 def test_only_a_query_that_is_a_document_is_left_out_of_its_own_results(encoder):
     dataset = random_set(300, 4, own=frozenset({"d1", "d3"}))
     expected = {
