@@ -18,6 +18,7 @@ from autoreg_rag.evaluate.beir import RetrievalSet
 from autoreg_rag.evaluate.discovery import load_sets
 from autoreg_rag.evaluate.encoder import Encoder
 from autoreg_rag.evaluate.peer import SentenceTransformerPeer
+from autoreg_rag.evaluate.plot import check_plot, draw_results
 from autoreg_rag.evaluate.results import Result, markdown, to_json
 from autoreg_rag.evaluate.retrieval import Cut, evaluate_retrieval, whole
 from autoreg_rag.evaluate.sts import Role, STSSet, evaluate_sts
@@ -65,11 +66,17 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Write to this file instead of standard output.")
     ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the results to this file: .png, .svg or .pdf.")
+    ] = None,
 ) -> None:
     """Measure a model: retrieval beside BM25, and semantic textual similarity."""
     # All that can be wrong is found before hours of encoding, not after.
-    if out is not None and (out.is_dir() or not os.access(out.absolute().parent, os.W_OK)):
-        raise EvaluationError(f"--out {out}: no file can be written there")
+    for option, path in (("--out", out), ("--plot", plot)):
+        if path and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
+            raise EvaluationError(f"{option} {path}: no file can be written there")
+    if plot is not None:
+        check_plot(plot)
     sets = [dataset for path in paths for dataset in load_sets(path, split=split, limit=limit)]
     ours = cli.load_model(model, device=device, dtype=dtype, token_budget=batch_tokens)
     encoders: list[Encoder] = [ours]
@@ -90,6 +97,8 @@ def evaluate(
         output = json.dumps({"model": about, **to_json(results)}, ensure_ascii=False, indent=2)
     else:
         output = markdown(results)
+    if plot is not None:
+        draw_results(results, plot)
     if out is None:
         typer.echo(output)
     else:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import pytest
 
@@ -85,6 +86,13 @@ def test_results_can_go_to_a_file(command, sets, tmp_path):
     assert (tmp_path / "results.md").read_text() == expected
 
 
+def test_results_can_be_drawn(command, sets, tmp_path):
+    status, output, _ = command(sets, "--plot", tmp_path / "results.svg")
+    assert (status, output) == command(sets)[:2]
+    picture = ElementTree.parse(tmp_path / "results.svg").getroot()
+    assert picture.tag.endswith("svg")
+
+
 def test_options_reach_the_sets_and_the_model(command, sets):
     status, output, _ = command(
         sets / "pets", sets / "similar.tsv", "--limit", 2, "--sts-role", "query", "--json",
@@ -131,6 +139,8 @@ def test_the_role_of_sentences_changes_their_score(command, sets):
         (["sets", "--model", "missing"], "error: there is no model 'missing'"),
         (["sets", "--out", "nowhere/results.md"], "no file can be written there"),
         (["sets", "--out", "sets"], "no file can be written there"),
+        (["sets", "--plot", "nowhere/results.png"], "no file can be written there"),
+        (["sets", "--plot", "results.txt"], "the name must end in .png, .svg, .pdf"),
         (["sets", "--chunk-size", "3"], "a chunk size of 3 is too small"),
         (["sets", "--split", "dev", "nowhere"], "error: nowhere does not exist"),
     ],
