@@ -51,18 +51,20 @@ def draw_results(results: Sequence[Result], path: Path) -> None:
     figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)
+    systems = list(dict.fromkeys(row.system for row in rows))  # each looks the same everywhere
     for axis, task, group in zip(grid[:, 0], tasks, groups, strict=True):
-        _draw(axis, _TITLES[task], group)
+        _draw(axis, _TITLES[task], group, systems)
     picture = io.BytesIO()
     figure.savefig(picture, format=path.suffix[1:].lower())
     write_whole(path, picture.getvalue())
 
 
-def _draw(axis: Axes, title: str, rows: Sequence[Result]) -> None:
+def _draw(axis: Axes, title: str, rows: Sequence[Result], systems: Sequence[str]) -> None:
     metric = next(iter(rows[0].metrics))
     names = list(dict.fromkeys(row.name for row in rows))
-    for number, system in enumerate(dict.fromkeys(row.system for row in rows)):
-        own = [row for row in rows if row.system == system]
+    for number, system in enumerate(systems):
+        if not (own := [row for row in rows if row.system == system]):
+            continue
         axis.plot(
             [100 * row.metrics[metric] for row in own],
             [names.index(row.name) for row in own],

@@ -41,6 +41,14 @@ def test_each_result_moves_a_mark(tmp_path):
         assert _places(drawn(tmp_path / "after.svg", changed)) != _places(before)
 
 
+def test_a_system_looks_the_same_in_every_panel(tmp_path):
+    before = drawn(tmp_path / "one.svg", RESULTS[:4])
+    after = drawn(tmp_path / "two.svg", [*RESULTS[:4], Result("sts", "c", "BM25", {"r": 0.1})])
+    first, second = "#0072b2", "#d55e00"
+    assert after.count(first) == before.count(first)
+    assert after.count(second) > before.count(second)
+
+
 def _places(picture):
     return [line for line in picture.splitlines() if "<use" in line]
 

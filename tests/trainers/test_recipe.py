@@ -1,5 +1,6 @@
 """The default model's recipe, on a few rows of the real base."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -23,7 +24,10 @@ def recipe(*options, cwd):
 def data(tmp_path, rows_file):
     folder = tmp_path / "data"
     folder.mkdir()
-    (folder / "rows.jsonl").write_bytes(rows_file.read_bytes())
+    half = len(lines := rows_file.read_text().splitlines(keepends=True)) // 2
+    (folder / "rows.jsonl").write_text("".join(lines[:half]))
+    with gzip.open(folder / "nq_oracle.jsonl.gz", "wt") as named:  # in the second round's list
+        named.writelines(lines[half:])
     return folder
 
 
@@ -51,6 +55,9 @@ def test_the_recipe_runs_from_rows_to_figures_and_not_twice(tmp_path, data, sets
     assert "nDCG@10" in (tmp_path / "out" / "results.md").read_text()
     model = AutoRegModel.from_pretrained(folder)
     assert model.neck.fitted
+    second = (tmp_path / "out" / "cda2" / "settings.yaml").read_text()
+    assert f"{tmp_path}/out/mined/nq_oracle.jsonl.gz:weight=" in second
+    assert "rows.jsonl" not in second
     again = recipe(*options, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert AutoRegModel.from_pretrained(folder).fingerprint() == model.fingerprint()
