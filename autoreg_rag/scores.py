@@ -12,7 +12,7 @@ Score = Literal["sum", "mean", "pmi", "cda", "cda_mean"]
 
 SCORES: tuple[Score, ...] = get_args(Score)
 
-DEFAULT_SCORE: Score = "cda"
+DEFAULT_SCORE: Score = "cda_mean"
 
 DEFAULT_FUSION = 0.75
 """Weight of the retrieval score in the final one; `docs/scores.md` has the figures."""

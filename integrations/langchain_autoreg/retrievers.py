@@ -64,7 +64,7 @@ class AutoRegRetriever(LoadSettings, BaseRetriever):
     hybrid
         Fuse the ranking by cosine with one by BM25, see `autoreg_rag.Index.search`.
     reranker
-        A kind of score, ``sum``, ``mean``, ``pmi`` or ``cda``, by which the index's
+        A kind of score, ``cda_mean`` or another one, by which the index's
         model reranks; or an `AutoRegReranker`, or any other document compressor.
     depth
         How many documents are found for the reranker; at least `k` are.
