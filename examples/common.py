@@ -79,7 +79,7 @@ def ready_index(question: str, corpus: Path | None, place: Path | None, model: S
     folder.parent.mkdir(parents=True, exist_ok=True)
 
     def index(loaded: AutoRegModel) -> None:
-        chunker = Chunker(loaded.backbone.tokenizer.backend_tokenizer, 256, 32)
+        chunker = Chunker(loaded.backbone.tokenizer.backend_tokenizer)
         manifest = Manifest(loaded.fingerprint(), loaded.reference, loaded.dimension)
         with kept_if_used(partial(create_store, "faiss", folder, manifest), folder) as store:
             summary = Indexer(loaded, store, chunker, show_progress=True).run(corpus)

@@ -82,7 +82,7 @@ def main(
     model = SharedModel()
     place = common.ready_index(question, corpus, index, model)
     with AutoRegRetriever(place=place, k=max(passages, candidates), hybrid=True) as retriever:
-        reranker = AutoRegReranker(top_n=passages)
+        reranker = retriever.index_reranker(top_n=passages)
         found = answering(retriever, reranker, writer, least).invoke(question)
     shown = [(one.metadata, one.page_content) for one in found["documents"]]
     common.print_answer(

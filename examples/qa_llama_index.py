@@ -54,8 +54,9 @@ def main(
     writer = common.named(llm, llm_options) if llm else AutoRegLLM(max_new_tokens=max_new_tokens)
     model = SharedModel()
     with AutoRegVectorStore.from_index(common.ready_index(question, corpus, index, model)) as store:
-        rerank = AutoRegRerank(top_n=passages)
-        opened = VectorStoreIndex.from_vector_store(store, embed_model=store.embedding())
+        embedding = store.embedding()
+        rerank = AutoRegRerank(model_name=embedding.model_name, top_n=passages)
+        opened = VectorStoreIndex.from_vector_store(store, embed_model=embedding)
         engine = opened.as_query_engine(
             llm=writer,
             similarity_top_k=max(passages, candidates),

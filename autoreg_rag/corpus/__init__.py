@@ -1,6 +1,6 @@
 """The corpus: files are found, read as documents, and cut into chunks."""
 
-from autoreg_rag.corpus.chunking import Chunker
+from autoreg_rag.corpus.chunking import DEFAULT_OVERLAP, DEFAULT_SIZE, Chunker
 from autoreg_rag.corpus.files import (
     CorpusFile,
     check_corpus,
@@ -13,6 +13,8 @@ from autoreg_rag.corpus.readers import READER_VERSION, read_documents
 from autoreg_rag.corpus.records import Chunk, Document, Hit
 
 __all__ = [
+    "DEFAULT_OVERLAP",
+    "DEFAULT_SIZE",
     "READER_VERSION",
     "Chunk",
     "Chunker",

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from autoreg_rag import cli
-from autoreg_rag.corpus import Chunker
+from autoreg_rag.corpus import DEFAULT_OVERLAP, Chunker
 from autoreg_rag.errors import EvaluationError
 from autoreg_rag.evaluate.beir import RetrievalSet
 from autoreg_rag.evaluate.discovery import load_sets
@@ -55,7 +55,9 @@ def evaluate(
             "scores by its best. Without, it is one text, as far as the model reads."
         ),
     ] = None,
-    chunk_overlap: Annotated[int, typer.Option(help="Tokens that a chunk may repeat.")] = 32,
+    chunk_overlap: Annotated[
+        int, typer.Option(help="Tokens that a chunk may repeat.")
+    ] = DEFAULT_OVERLAP,
     sts_role: Annotated[
         Role, typer.Option(help="As what both sentences of a pair are embedded.")
     ] = "document",
@@ -97,12 +99,12 @@ def evaluate(
         output = json.dumps({"model": about, **to_json(results)}, ensure_ascii=False, indent=2)
     else:
         output = markdown(results)
-    if plot is not None:
-        draw_results(results, plot)
     if out is None:
         typer.echo(output)
     else:
         write_whole(out, f"{output}\n".encode())
+    if plot is not None:
+        draw_results(results, plot)
 
 
 def measure(

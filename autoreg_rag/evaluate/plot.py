@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from autoreg_rag.errors import EvaluationError
+from autoreg_rag.evaluate.figure import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PINK,
+    legend,
+    panels,
+    style,
+    write_figure,
+)
 from autoreg_rag.evaluate.optional import require
 from autoreg_rag.evaluate.results import Result, Task, means
-from autoreg_rag.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +27,7 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".svg", ".pdf")
 
 _TITLES: dict[Task, str] = {"retrieval": "Retrieval", "sts": "Similarity"}
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777")  # told apart by all eyes
+_COLOURS = (BLUE, ORANGE, GREEN, PINK, GREY)
 _MARKS = "osD^v"
 _WIDTH, _ROW, _FRAME = 8.0, 0.3, 1.0
 """Inches: of the picture, of a set's row, of what a panel has above and below its rows."""
@@ -41,22 +50,15 @@ def draw_results(results: Sequence[Result], path: Path) -> None:
     path
         Where to; its ending, one of `FORMATS`, says in which format.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = [*results, *means(results)]
     tasks = [task for task in get_args(Task) if any(row.task == task for row in rows)]
     groups = [[row for row in rows if row.task == task] for task in tasks]
     heights = [_FRAME + _ROW * len({row.name for row in group}) for group in groups]
-    figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)
+    figure, axes = panels(_WIDTH, sum(heights), heights)
     systems = list(dict.fromkeys(row.system for row in rows))  # each looks the same everywhere
-    for axis, task, group in zip(grid[:, 0], tasks, groups, strict=True):
+    for axis, task, group in zip(axes, tasks, groups, strict=True):
         _draw(axis, _TITLES[task], group, systems)
-    picture = io.BytesIO()
-    figure.savefig(picture, format=path.suffix[1:].lower())
-    write_whole(path, picture.getvalue())
+    write_figure(figure, path, path.suffix[1:].lower())
 
 
 def _draw(axis: Axes, title: str, rows: Sequence[Result], systems: Sequence[str]) -> None:
@@ -78,8 +80,6 @@ def _draw(axis: Axes, title: str, rows: Sequence[Result], systems: Sequence[str]
     axis.set_ylim(len(names) - 0.5, -0.5)  # the first set above
     if names[-1].startswith("mean of"):
         axis.axhline(len(names) - 1.5, color="black", linewidth=0.8)
-    axis.set_title(f"{title}: {metric} × 100", loc="left", fontsize="medium")
-    axis.grid(color="#dddddd", linewidth=0.6)
+    style(axis, f"{title}: {metric} × 100")
     axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize="small")
+    legend(axis)

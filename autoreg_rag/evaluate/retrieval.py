@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autoreg_rag.evaluate.beir import Qrels, RetrievalSet
 from autoreg_rag.evaluate.encoder import Encoder
@@ -16,6 +17,9 @@ from autoreg_rag.stores.base import Vectors
 
 DEPTH = 100
 """How many documents per query are found and measured."""
+
+_QUERIES = 64
+"""Queries of one matrix product: their cosines with all passages are in memory."""
 
 Run = dict[str, list[str]]
 """The ids of the documents found for each query, best first."""
@@ -91,14 +95,7 @@ def dense_run(
     texts = [passage for of_document in passages for passage in of_document]
     vectors = encoder.encode_documents(texts, show_progress=show_progress)
     queries = encoder.encode_queries(list(dataset.queries.values()), show_progress=show_progress)
-    ids = list(dataset.documents)
-    depth = min(DEPTH + 1, len(ids))
-
-    def found(query: Vectors) -> list[tuple[str, float]]:
-        scores = np.maximum.reduceat(vectors @ query, starts)
-        return [(ids[row], scores[row]) for row in np.argpartition(-scores, depth - 1)[:depth]]
-
-    return _run(dataset, map(found, queries))
+    return _run(dataset, _found(list(dataset.documents), vectors, starts, queries))
 
 
 def lexical_run(dataset: RetrievalSet) -> Run:
@@ -139,6 +136,18 @@ def measure(run: Run, qrels: Qrels) -> dict[str, float]:
 
 def _ir_measures() -> ModuleType:
     return require("ir_measures", "autoreg-rag[eval]")
+
+
+def _found(
+    ids: Sequence[str], passages: Vectors, starts: NDArray[np.int64], queries: Vectors
+) -> Iterator[list[tuple[str, float]]]:
+    """Yield each query's best documents; that of `ids[i]` begins at passage `starts[i]`."""
+    depth = min(DEPTH + 1, len(ids))
+    for first in range(0, len(queries), _QUERIES):
+        cosines = queries[first : first + _QUERIES] @ passages.T
+        for scores in np.maximum.reduceat(cosines, starts, axis=1):
+            best = np.argpartition(-scores, depth - 1)[:depth]
+            yield [(ids[row], scores[row]) for row in best]
 
 
 def _run(dataset: RetrievalSet, found: Iterable[list[tuple[str, float]]]) -> Run:

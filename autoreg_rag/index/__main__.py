@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from autoreg_rag import cli
-from autoreg_rag.corpus import check_corpus
+from autoreg_rag.corpus import DEFAULT_OVERLAP, DEFAULT_SIZE, check_corpus
 from autoreg_rag.errors import CorpusError
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
 
@@ -32,8 +32,10 @@ def index(
     url: cli.Url = None,
     collection: cli.Collection = COLLECTION,
     model: cli.Model = None,
-    chunk_size: Annotated[int, typer.Option(help="The most tokens of a chunk.")] = 256,
-    chunk_overlap: Annotated[int, typer.Option(help="Tokens that a chunk may repeat.")] = 32,
+    chunk_size: Annotated[int, typer.Option(help="The most tokens of a chunk.")] = DEFAULT_SIZE,
+    chunk_overlap: Annotated[
+        int, typer.Option(help="Tokens that a chunk may repeat.")
+    ] = DEFAULT_OVERLAP,
     glob: Annotated[
         list[str] | None,
         typer.Option(

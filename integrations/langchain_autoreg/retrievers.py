@@ -119,6 +119,10 @@ class AutoRegRetriever(LoadSettings, BaseRetriever):
         """Open an index; the other parameters are those of the class."""
         return cls(place=str(place), **settings)
 
+    def index_reranker(self, **settings: Any) -> AutoRegReranker:
+        """Return a reranker with the index's model; `settings` are others of `AutoRegReranker`."""
+        return AutoRegReranker(model=self._index.model_name, **{**self.load_settings(), **settings})
+
     def close(self) -> None:
         """Let go of the index; calling it again does nothing, searching raises StoreError."""
         self._index.close()
@@ -198,9 +202,7 @@ class AutoRegRetriever(LoadSettings, BaseRetriever):
     def _chosen_reranker(self) -> BaseDocumentCompressor | None:
         if not isinstance(self.reranker, str):
             return self.reranker
-        return AutoRegReranker(
-            model=self._index.model_name, score=self.reranker, **self.load_settings()
-        )
+        return self.index_reranker(score=self.reranker)
 
 
 def _document(hit: Hit) -> Document:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,18 +10,22 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from autoreg_rag.files import write_whole
+from autoreg_rag.evaluate.figure import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    legend,
+    panels,
+    style,
+    write_figure,
+)
 from autoreg_trainers.probe import PREFIX
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"  # told apart by all eyes
-
 WIDTH = 9.0
-DPI = 130
 MANY = 40
 """From so many points on a noisy series is smoothed, and points are not marked."""
 
@@ -80,28 +83,23 @@ def draw_curve(history: Iterable[Mapping[str, Any]], path: Path, *, title: str =
         Stands above the picture.
     """
     logged = _collected(history)
-    panels = [panel for panel in _panels(logged) if any(s.key in logged for s in panel.series)]
-    heights = [panel.height for panel in panels] or [1.0]
-    figure = Figure(figsize=(WIDTH, 2.4 * sum(heights) + 0.7), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
-    axes: list[Axes] = list(grid[:, 0])
-    for axis, panel in zip(axes, panels, strict=False):
+    shown = [panel for panel in _panels(logged) if any(s.key in logged for s in panel.series)]
+    heights = [panel.height for panel in shown] or [1.0]
+    figure, axes = panels(WIDTH, 2.4 * sum(heights) + 0.7, heights, sharex=True)
+    for axis, panel in zip(axes, shown, strict=False):
         _draw(axis, panel, logged)
-    if not panels:
+    if not shown:
         axes[0].text(0.5, 0.5, "no figures were logged", ha="center", va="center")
         axes[0].set_axis_off()
     axes[-1].set_xlabel("optimizer step")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    drawn = {series.key for panel in panels for series in panel.series} & logged.keys()
+    drawn = {series.key for panel in shown for series in panel.series} & logged.keys()
     all_steps = {int(step) for key in drawn for step in logged[key][0]}
     if len(all_steps) == 1:  # else matplotlib zooms in to thousandths of a step
         axes[-1].set_xlim(min(all_steps) - 1, max(all_steps) + 1)
     if title:
         figure.suptitle(title, fontsize="large", x=0.01, ha="left")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    write_whole(path, picture.getvalue())
+    write_figure(figure, path, "png")
 
 
 def _panels(logged: Mapping[str, Points]) -> list[Panel]:
@@ -155,19 +153,9 @@ def _draw(axis: Axes, panel: Panel, logged: Mapping[str, Points]) -> None:
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_minor_formatter(NullFormatter())
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set_title(panel.title, loc="left", fontsize="medium")
-    axis.grid(color="#dddddd", linewidth=0.6)
-    axis.spines[["top", "right"]].set_visible(False)
+    style(axis, panel.title)
     if axis.get_legend_handles_labels()[1]:
-        axis.legend(
-            title="last value",
-            alignment="left",
-            loc="upper left",
-            bbox_to_anchor=(1.01, 1.0),
-            frameon=False,
-            fontsize="small",
-            title_fontsize="small",
-        )
+        legend(axis, title="last value", alignment="left", title_fontsize="small")
 
 
 def _draw_series(

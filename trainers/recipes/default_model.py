@@ -36,8 +36,10 @@ from autoreg_trainers.training import export
 CONFIGS = Path(__file__).parents[1] / "configs"
 SECOND = CONFIGS / "smollm2-135m-cda2.yaml"
 LAUNCH = ["accelerate.commands.launch", "--config_file", CONFIGS / "accelerate" / "ddp.yaml", "-m"]
-SMALL = ["--max-rows", "300", "--max-steps", "2", "--held-back", "8", "--compile", "no"]
-SMALL += ["--batch-size", "16"]
+SMALL = [
+    *("--max-rows", "300", "--max-steps", "2", "--batch-size", "16"),
+    *("--held-back", "8", "--compile", "no"),
+]
 SMALL_SETS = ["--limit", "20"]
 
 logger = logging.getLogger("recipe")
