@@ -116,8 +116,11 @@ class Plain:
         states = functional_call(self.body, weights, (), {"inputs_embeds": inputs})
         return states.last_hidden_state[0, -len(self.neck["compress_tokens"]) :]
 
-    def query(self, text: list[int]):
-        return self.encode(text, self.ids("\n" + self.config.query_instruction))
+    def query(self, row):
+        """E of a row's query; a text like its positive is read as one."""
+        if row.get("symmetric"):
+            return self.document(row["query"])
+        return self.encode(row["query"], self.ids("\n" + self.config.query_instruction))
 
     def document(self, text: list[int]):
         return self.encode(text, self.ids("\n" + self.config.document_instruction))
@@ -161,7 +164,7 @@ class Plain:
     ):
         """L_CDA, summed over rows; with InfoNCE (weight, temperature) and L_IC beside it."""
         weight, contrastive_tau = contrast
-        queries = [self.query(row["query"]) for row in rows]
+        queries = [self.query(row) for row in rows]
         documents = [self.document(row["positive"]) for row in rows]
         total = torch.zeros(()).double()
         for i, row in enumerate(rows):
@@ -217,7 +220,7 @@ class Plain:
 
     def contrast(self, rows, row, tau: float):
         """InfoNCE of one row."""
-        query = self.query(row["query"])
+        query = self.query(row)
         candidates = [self.document(row["positive"])]
         candidates += [self.document(x["positive"]) for x in rows if not related(row, x)]
         for ids in (ids for x in rows for ids in x["negatives"]):
@@ -302,6 +305,7 @@ def triplets(model, *, negatives=(2, 0, 1, 3), seed=0):
             "positive": next(texts),
             "negatives": [next(texts) for _ in range(count)],
             "group": f"g{i}",
+            "symmetric": i % 3 == 2,
         }
         references = -20 - 60 * torch.rand(count + 1, generator=generator)
         row["reference_positive"] = float(references[0])

@@ -170,7 +170,7 @@ def test_the_reference_is_the_models_own_likelihood(tiny_folder):
     plain = Plain(model, tiny_folder)
     flat = iter(scores["negatives"].tolist())
     for i, row in enumerate(rows):
-        prefix = plain.bridge(plain.query(row["query"]))
+        prefix = plain.bridge(plain.query(row))
         expected = plain.log_likelihood(prefix, row["positive"]).item()
         assert scores["positive"][i].item() == pytest.approx(expected, rel=1e-5)
         for ids in row["negatives"]:
@@ -250,7 +250,7 @@ def test_the_figures_are_what_their_names_say(tiny_folder):
     plain = Plain(model, tiny_folder)
     margins, gains = [], []
     for row in rows:
-        prefix = plain.bridge(plain.query(row["query"]))
+        prefix = plain.bridge(plain.query(row))
 
         def mean(ids, reference=0.0, prefix=prefix):
             return (plain.log_likelihood(prefix, ids).item() - reference) / (len(ids) + 1)
@@ -266,7 +266,7 @@ def test_the_figures_are_what_their_names_say(tiny_folder):
     slopes = torch.sigmoid(0.4 * torch.tensor(gains))
     assert sums["s2_saturated"] == (int((slopes * (1 - slopes) < 0.025).sum()), 6)
     queries, documents = outcome.vectors
-    expected = torch.stack([plain.pooled(plain.query(row["query"])) for row in rows])
+    expected = torch.stack([plain.pooled(plain.query(row)) for row in rows])
     torch.testing.assert_close(
         queries.double(), torch.nn.functional.normalize(expected), rtol=1e-3, atol=1e-4
     )

@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file
 
 from autoreg_trainers.objectives import Contrastive
-from tests.trainers.gathering import SHARES, rows_of, work
+from tests.trainers.gathering import OBJECTIVES, SHARES, rows_of, work
 from tests.trainers.plain import (
     Plain,
     assert_same_gradients,
@@ -124,7 +124,7 @@ def test_the_figures_are_loss_and_accuracy(tiny_folder):
     outcome = objective(rows)
     first = 0
     for row in rows:
-        query = plain.query(row["query"])
+        query = plain.query(row)
         own = plain.cosine(query, plain.document(row["positive"]))
         others = [x["positive"] for x in rows if x is not row]
         others += [ids for x in rows for ids in x["negatives"]]
@@ -149,12 +149,14 @@ def test_steps_rank_the_positives_first(tiny_folder):
     assert outcome.sums["ranked_first"] == (4, 4)
 
 
-def test_two_processes_are_as_one(tiny_folder, tmp_path):
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_two_processes_are_as_one(tiny_folder, tmp_path, kind):
     """Losses add up to that of the whole batch in one process, and so do gradients."""
-    torch.multiprocessing.spawn(work, (tiny_folder, tmp_path), nprocs=len(SHARES))
+    torch.multiprocessing.spawn(work, (kind, tiny_folder, tmp_path), nprocs=len(SHARES))
     shares = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(len(SHARES))]
     model = prepared(tiny_folder)
-    objective = Contrastive(model, 200, tau=0.3).train()
+    objective = OBJECTIVES[kind](model).train()
+    assert objective.exchanges
     rows = rows_of(model)
     outcome, expected = gradients(objective, rows)
     assert sum(share["loss"].item() for share in shares) == pytest.approx(

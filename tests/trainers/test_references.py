@@ -4,10 +4,12 @@ import json
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 
 from autoreg_trainers import references
 from autoreg_trainers.objectives import Alignment, AlignmentSettings
 from autoreg_trainers.references import ReferenceError, with_references
+from tests.trainers.gathering import SHARES, rows_of, score
 from tests.trainers.plain import Plain, assert_same_gradients, gradients, prepared, triplets
 
 
@@ -21,7 +23,7 @@ def rows(objective, monkeypatch):
     """Triplets in three files of scores."""
     monkeypatch.setattr(references, "BLOCK", 2)
     plain = triplets(objective.model, negatives=(2, 0, 1, 3, 1))
-    columns = ("query", "positive", "negatives", "group")
+    columns = ("query", "positive", "negatives", "symmetric", "group")
     return Dataset.from_list([{name: row[name] for name in columns} for row in plain])
 
 
@@ -34,7 +36,7 @@ def test_each_row_gets_the_models_own_scores(objective, rows, tiny_folder, tmp_p
     plain = Plain(objective.model, tiny_folder)
     assert result["query"][:] == rows["query"][:]
     for row in result:
-        prefix = plain.bridge(plain.query(row["query"]))
+        prefix = plain.bridge(plain.query(row))
         score = plain.log_likelihood(prefix, row["positive"]).item()
         assert row["reference_positive"] == pytest.approx(score, rel=1e-5)
         assert len(row["reference_negatives"]) == len(row["negatives"])
@@ -75,6 +77,16 @@ def test_work_goes_on_where_it_was_cut_off(objective, rows, tmp_path, missing, m
     for name in ("reference_positive", "reference_negatives"):
         assert again[name][:] == whole[name][:]
     assert contents(folder) == contents(tmp_path / "whole")
+
+
+def test_processes_share_the_work(tiny_folder, tmp_path):
+    torch.multiprocessing.spawn(score, (tiny_folder, tmp_path), nprocs=len(SHARES))
+    found = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(len(SHARES))]
+    assert [part["scored"].tolist() for part in found] == [[2, 1], [2]]  # of blocks of 2, 2, 1
+    assert torch.equal(found[0]["scores"], found[1]["scores"])
+    objective = Alignment(prepared(tiny_folder), 200, AlignmentSettings())
+    expected = objective.reference(rows_of(objective.model))["positive"].double()
+    torch.testing.assert_close(found[0]["scores"], expected)
 
 
 def test_scores_of_other_rows_are_refused(objective, rows, tmp_path):
@@ -152,7 +164,7 @@ def test_with_in_batch_negatives_the_querys_prefix_is_kept(objective, rows, tiny
     batch = list(with_references(objective, rows, tmp_path / "scores"))
     plain = Plain(objective.model, tiny_folder)
     for row in batch:
-        prefix = plain.bridge(plain.query(row["query"])).flatten()
+        prefix = plain.bridge(plain.query(row)).flatten()
         kept = torch.tensor(row["reference_prefix"], dtype=torch.float64)
         torch.testing.assert_close(kept, prefix, rtol=1e-3, atol=1e-3)
     expected = plain.alignment(
@@ -166,7 +178,7 @@ def test_with_in_batch_negatives_the_querys_prefix_is_kept(objective, rows, tiny
 
 def test_rows_without_any_negatives_have_scores_too(objective, tmp_path):
     plain = triplets(objective.model, negatives=(0, 0))
-    columns = ("query", "positive", "negatives", "group")
+    columns = ("query", "positive", "negatives", "symmetric", "group")
     rows = Dataset.from_list([{name: row[name] for name in columns} for row in plain])
     result = with_references(objective, rows, tmp_path / "scores")
     assert result["reference_negatives"][:] == [[], []]

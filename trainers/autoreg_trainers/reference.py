@@ -33,7 +33,7 @@ def reference(settings: AlignmentTrainingSettings) -> None:
     compile_layers(model, settings.compile)
     with state.main_process_first():
         rows = short_rows(settings, recipe.rows(model))
-        rows = recipe.prepare(build_objective(settings, recipe, model), rows)
+    rows = recipe.prepare(build_objective(settings, recipe, model), rows)
     if state.is_main_process:
         typer.echo(f"{len(rows)} rows scored")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from tqdm.auto import tqdm
@@ -53,7 +54,8 @@ def with_references(
 ) -> Dataset:
     """Return the rows with their reference scores, worked out where they are not there yet.
 
-    Work goes on where it was cut off, file by file.
+    Work goes on where it was cut off, file by file. Processes that were started together
+    share it, and return when all of it is done.
 
     Parameters
     ----------
@@ -82,19 +84,21 @@ def with_references(
     wanted: dict[str, Any] = {**(key or reference_key(objective.model, rows))}
     wanted |= {"count": len(rows), "block": BLOCK, "prefix": with_prefix}
     wanted["max_target"] = objective.max_target
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if rank == 0:
+        _claim(folder, wanted)
+    _wait(processes)
     _claim(folder, wanted)
     objective.eval()
-    blocks = []
-    starts = range(0, len(rows), BLOCK)
-    for start in tqdm(starts, unit="block", desc="reference scores", disable=None):
-        path = folder / f"{start:08d}.safetensors"
-        if not path.is_file():
-            part = [rows[i] for i in range(start, min(start + BLOCK, len(rows)))]
-            write_whole(path, save(objective.reference(part)))
-        try:
-            blocks.append(load_file(path))
-        except (OSError, SafetensorError) as error:
-            raise ReferenceError(f"{path} is damaged; delete it: {error}") from error
+    starts = {start: folder / f"{start:08d}.safetensors" for start in range(0, len(rows), BLOCK)}
+    missing = [start for start, path in starts.items() if not path.is_file()]
+    _wait(processes)  # until all have looked
+    own = tqdm(missing[rank::processes], unit="block", desc="reference scores", disable=None)
+    for start in own:
+        part = [rows[i] for i in range(start, min(start + BLOCK, len(rows)))]
+        write_whole(starts[start], save(objective.reference(part)))
+    _wait(processes)
+    blocks = [_block(path) for path in starts.values()]
     whole = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
     ends = whole["counts"].cumsum(0).tolist()
     negatives = whole["negatives"].tolist()
@@ -106,6 +110,18 @@ def with_references(
     if with_prefix:
         result = result.add_column("reference_prefix", list(whole["prefix"].numpy()))
     return result
+
+
+def _wait(processes: int) -> None:
+    if processes > 1:
+        dist.barrier()
+
+
+def _block(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ReferenceError(f"{path} is damaged; delete it: {error}") from error
 
 
 def _claim(folder: Path, wanted: dict[str, Any]) -> None:

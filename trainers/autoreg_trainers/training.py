@@ -70,7 +70,8 @@ class Recipe:
     objective
         Gives the objective, on the model with its trainable weights.
     prepare
-        Changes the rows, with the objective on the model as it was loaded.
+        Changes the rows, with the objective on the model as it was loaded. All processes
+        call it together.
     callbacks
         Gives more callbacks for the loop.
     """
@@ -105,11 +106,10 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
     set_seed(settings.seed)
     model = load_model(settings, recipe.stage)
     compile_layers(model, settings.compile)
-    # One process tokenises and prepares; the others find what it left.
+    # One process tokenises; the others find what it left.
     with state.main_process_first():
-        rows = recipe.prepare(
-            build_objective(settings, recipe, model), short_rows(settings, recipe.rows(model))
-        )
+        rows = short_rows(settings, recipe.rows(model))
+    rows = recipe.prepare(build_objective(settings, recipe, model), rows)
     prepared = trainable(
         model,
         settings.tuning,

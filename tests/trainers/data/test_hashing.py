@@ -45,6 +45,12 @@ def test_how_rows_are_stored_does_not_count(rows: list[dict[str, Any]]):
     assert rows_hash(concatenate_datasets(pieces)) == expected
 
 
+def test_flags_count():
+    table = dataset([{"query": [1], "negatives": []}, {"query": [2], "negatives": []}])
+    flagged = [table.add_column("symmetric", flags) for flags in ([True, False], [False, True])]
+    assert len({rows_hash(table), *map(rows_hash, flagged)}) == 3
+
+
 @pytest.mark.parametrize("count", [4095, 4097, 10_000])
 def test_every_row_counts(count: int):
     table = dataset([{"query": [n], "negatives": [[n], []]} for n in range(count)])

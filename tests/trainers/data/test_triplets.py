@@ -30,6 +30,7 @@ def test_columns_hold_the_ids_of_the_bare_texts(tiny_model: AutoRegModel, write:
         "query": ids("Who?"),
         "positive": ids("They did."),
         "negatives": [ids("She did."), ids("He did.")],  # the positive is no negative
+        "symmetric": False,
         "group": "people",
         "source": "people",
     }
@@ -72,6 +73,18 @@ def test_titles_and_scored_sentences_are_pairs_too(
     found = load(tiny_model, write("a.jsonl", rows))
     texts = {(tuple(row["query"]), tuple(row["positive"])) for row in found}
     assert texts == {(tuple(ids(a)), tuple(ids(b))) for a, b in ("Tt", "ab", "ef")}
+    symmetric = {tuple(row["query"]): row["symmetric"] for row in found}
+    assert symmetric == {tuple(ids("T")): False, tuple(ids("a")): True, tuple(ids("e")): True}
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("nli", True), ("paraphrase", True), ("qa", False), (None, False)]
+)
+def test_inference_and_paraphrase_are_symmetric(
+    tiny_model: AutoRegModel, write: Write, kind: str | None, expected: bool
+):
+    (row,) = load(tiny_model, write("a.jsonl", [{"query": "q", "pos": "p", "kind": kind}]))
+    assert row["symmetric"] is expected
 
 
 def test_long_texts_are_cut_where_the_encoder_cuts_them(

@@ -12,12 +12,12 @@ _BATCH_ROWS = 4096
 
 
 def rows_hash(dataset: Dataset) -> str:
-    """Return the SHA-256 of all token ids of a dataset, in the order of its rows.
+    """Return the SHA-256 of all token ids and flags of a dataset, in the order of its rows.
 
-    Columns of token ids count with their names, whatever their order; other
-    columns do not. How the rows are stored makes no difference.
+    Columns of token ids and of truth values count with their names, whatever their
+    order; other columns do not. How the rows are stored makes no difference.
     """
-    names = sorted(name for name, kind in dataset.features.items() if _holds_ids(kind))
+    names = sorted(name for name, kind in dataset.features.items() if _counts(kind))
     digests = {name: hashlib.sha256() for name in names}
     lengths = {name: hashlib.sha256() for name in names}
     for table in dataset.select_columns(names).with_format("arrow").iter(_BATCH_ROWS):
@@ -33,11 +33,13 @@ def rows_hash(dataset: Dataset) -> str:
     return whole.hexdigest()
 
 
-def _holds_ids(kind: Any) -> bool:
-    """Tell lists of whole numbers, or of such lists, from other columns."""
+def _counts(kind: Any) -> bool:
+    """Tell truth values, lists of whole numbers, and lists of such lists from other columns."""
+    if isinstance(kind, Value):
+        return kind.dtype == "bool"
     if isinstance(kind, (List, LargeList)):
         inner = kind.feature
-        return _holds_ids(inner) or (isinstance(inner, Value) and "int" in inner.dtype)
+        return _counts(inner) or (isinstance(inner, Value) and "int" in inner.dtype)
     return False
 
 

@@ -26,6 +26,10 @@ class Shape(Enum):
     """There is `first` alone."""
 
 
+_SYMMETRIC = frozenset({"nli", "paraphrase"})
+"""Kinds of pairs whose texts are alike, so that either may stand for the other."""
+
+
 @dataclass(frozen=True)
 class Record:
     """A row that was understood.
@@ -54,6 +58,11 @@ class Record:
     kind: str = ""
     group: str = ""
     instruction: str = ""
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether `first` and `second` are two sentences of one meaning."""
+        return self.shape is Shape.PAIR and self.kind in _SYMMETRIC
 
 
 def records_of(row: Any, *, min_score: float) -> Iterator[Record]:

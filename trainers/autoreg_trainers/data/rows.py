@@ -25,6 +25,7 @@ from autoreg_trainers.data.records import Record, records_of
 from autoreg_trainers.data.source import Source
 
 TEXT = datasets.Value("string")
+FLAG = datasets.Value("bool")
 TOKENS = datasets.List(datasets.Value("int32"))
 TOKEN_LISTS = datasets.List(TOKENS)
 
@@ -47,7 +48,7 @@ class Recipe(Protocol):
     Attributes
     ----------
     features
-        The columns: `TEXT`, or ids (`TOKENS`, `TOKEN_LISTS`), which the recipe
+        The columns: `TEXT`, `FLAG`, or ids (`TOKENS`, `TOKEN_LISTS`), which the recipe
         gives as text.
     needs
         What a record must be for any row to be made of it, for messages.

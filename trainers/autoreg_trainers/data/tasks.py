@@ -42,9 +42,6 @@ Pair = tuple[str, str]
 
 _BOTH_TITLES = ("title_to_text", "text_to_title")
 
-_SYMMETRIC = frozenset({"nli", "paraphrase"})
-"""Kinds of records whose query and positive are two sentences of one meaning."""
-
 _TITLED = frozenset({"title", "heading"})
 
 _SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*\s+|[。！？]\s*|\n+")
@@ -63,7 +60,7 @@ class Example(NamedTuple):
 
 
 def _answer(record: Record) -> Pair | None:
-    is_question = record.shape is Shape.PAIR and record.kind not in _SYMMETRIC
+    is_question = record.shape is Shape.PAIR and not record.symmetric
     return (record.first, record.second) if is_question else None
 
 
@@ -76,15 +73,14 @@ def _reconstruct(record: Record) -> Pair | None:
         return None
     text = record.second or record.first
     # Queries too, which are short: every other one where both sides are alike.
-    one_in = 2 if record.kind in _SYMMETRIC else 4
+    one_in = 2 if record.symmetric else 4
     if record.second and zlib.crc32(text.encode("utf-8", "replace")) % one_in == 0:
         text = record.first
     return text, text
 
 
 def _paraphrase(record: Record) -> Pair | None:
-    is_paraphrase = record.shape is Shape.PAIR and record.kind in _SYMMETRIC
-    return (record.first, record.second) if is_paraphrase else None
+    return (record.first, record.second) if record.symmetric else None
 
 
 def _continue(record: Record) -> Pair | None:

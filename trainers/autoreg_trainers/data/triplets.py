@@ -13,7 +13,7 @@ from autoreg_trainers.data.cache import tokenised
 from autoreg_trainers.data.errors import DataError
 from autoreg_trainers.data.mixing import mixed
 from autoreg_trainers.data.records import Record, Shape
-from autoreg_trainers.data.rows import RECORD, TEXT, TOKEN_LISTS, TOKENS, Cells
+from autoreg_trainers.data.rows import FLAG, RECORD, TEXT, TOKEN_LISTS, TOKENS, Cells
 from autoreg_trainers.data.source import Source, parsed
 
 
@@ -23,6 +23,7 @@ class _Triplets:
             "query": TOKENS,
             "positive": TOKENS,
             "negatives": TOKEN_LISTS,
+            "symmetric": FLAG,
             "group": TEXT,
             "source": TEXT,
         }
@@ -43,6 +44,7 @@ class _Triplets:
                 "query": record.first,
                 "positive": record.second,
                 "negatives": record.negatives[: self._num_negatives],
+                "symmetric": record.symmetric,
                 "group": record.group,
                 "source": source,
             }
@@ -83,7 +85,8 @@ def load_triplets(
     datasets.Dataset
         Columns ``query`` and ``positive`` (the ids of the bare text, without
         special tokens, cut at ``config.max_length`` or what the window leaves),
-        ``negatives`` (a list of such, perhaps empty), ``group`` (the row's own,
+        ``negatives`` (a list of such, perhaps empty), ``symmetric`` (whether query and
+        positive are sentences of one meaning, which are both read under I_self), ``group`` (the row's own,
         else a digest of the query's text: rows of one group are no negatives of
         each other) and ``source`` (the file's name without its endings). A row
         with several positives gives a row for each.

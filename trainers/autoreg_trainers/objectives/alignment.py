@@ -40,8 +40,8 @@ class AlignmentSettings:
         How many positives of other rows, those nearest to the query, count as
         negatives too: 0 to batch size - 1.
     contrastive_weight, contrastive_tau
-        Weight and temperature of InfoNCE on the pooled vectors with in-batch and
-        the rows' own negatives, added to the loss; 0 is the pure method.
+        Weight and temperature of InfoNCE on the pooled vectors, added to the loss; the
+        negatives are the rows' own and in-batch ones, of all processes. 0 is the pure method.
     compression_weight
         Weight of Information Compression's loss on d+, in nats per token, behind e_q
         and, where the form has scored it there, behind e_d+. CDA asks only for
@@ -79,6 +79,7 @@ class Alignment(Objective):
         super().__init__(model, token_budget)
         self.settings = settings
         self.separable = not (settings.in_batch_negatives or settings.contrastive_weight)
+        self.exchanges = settings.contrastive_weight > 0
 
     def units(self, row: Row) -> int:
         """Return 1."""
@@ -98,7 +99,7 @@ class Alignment(Objective):
         texts = [row["positive"] for row in rows]
         if settings.contrastive_weight:
             texts += [ids for row in rows for ids in row["negatives"]]
-        latents = self.encode(self.queries([row["query"] for row in rows]) + self.documents(texts))
+        latents = self.encode(self.queries(rows) + self.documents(texts))
         vectors = self.pooled(latents)
         queries, candidates = vectors[:n], vectors[n:]
         documents = candidates[:n]
@@ -148,11 +149,10 @@ class Alignment(Objective):
         if settings.form != "log_sigmoid":  # whose slope is not lost at large distances
             sums["s1_saturated"] = summed(saturated(settings.beta * distance).float())
         if settings.contrastive_weight:
-            keys = document_keys(rows)
-            contrasted, _ = contrast(
-                queries, keys[:n], candidates, keys, tau=settings.contrastive_tau
+            contrasted, ranked_first = contrast(
+                rows, queries, candidates, tau=settings.contrastive_tau, gather=self.training
             )
-            sums["info_nce"] = summed(contrasted)
+            sums |= {"info_nce": summed(contrasted), "ranked_first": summed(ranked_first.float())}
             loss = loss + settings.contrastive_weight * contrasted.sum()
         if settings.compression_weight:
             compressed = -_per_token(torch.stack(generated).mean(dim=0), positives)
@@ -168,7 +168,7 @@ class Alignment(Objective):
         log-likelihoods given the query's vectors, float32, in nats. With in-batch
         negatives also ``prefix``, what the decoder read, float16 [n, k d].
         """
-        latents = self.encode(self.queries([row["query"] for row in rows]))
+        latents = self.encode(self.queries(rows))
         negatives = self.targets([ids for row in rows for ids in row["negatives"]])
         owners = [i for i, row in enumerate(rows) for _ in row["negatives"]]
         targets = self.targets([row["positive"] for row in rows]) + negatives

@@ -54,49 +54,44 @@ class Contrastive(Objective):
         documents = [row["positive"] for row in rows]
         documents += [ids for row in rows for ids in row["negatives"]]
         vectors = self.pooled(
-            self.encode(self.queries([row["query"] for row in rows]) + self.documents(documents))
+            self.encode(self.queries(rows) + self.documents(documents))
         )
         queries, own = vectors[:n], vectors[n:]
-        keys = document_keys(rows)
         # Held-back rows are batches of their own: processes may have different numbers of them.
-        gathered = _gathered(own, keys) if self.training else (own, keys, 0)
-        loss, similarities = contrast(queries, keys[:n], *gathered, tau=self.tau)
-        positives = torch.arange(n, device=own.device) + gathered[2]
-        sums = {
-            "info_nce": summed(loss),
-            "ranked_first": summed((similarities.argmax(dim=1) == positives).float()),
-        }
+        loss, ranked_first = contrast(rows, queries, own, tau=self.tau, gather=self.training)
+        sums = {"info_nce": summed(loss), "ranked_first": summed(ranked_first.float())}
         return Outcome(loss.sum(), n, sums, (queries.detach(), own[:n].detach()))
 
 
 def contrast(
-    queries: Tensor,
-    keys: np.ndarray,
-    candidates: Tensor,
-    candidate_keys: np.ndarray,
-    first: int = 0,
-    *,
-    tau: float,
+    rows: Sequence[Row], queries: Tensor, documents: Tensor, *, tau: float, gather: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return InfoNCE of each query, [n], and its similarities, [n, c], -inf for no candidate.
+    """Return InfoNCE of each row, [n], and whether its positive is ranked first, [n].
+
+    Candidates are all documents but those of the row's own group and copies of its positive.
 
     Parameters
     ----------
-    queries, candidates
-        Vectors of unit length, [n, d] and [c, d].
-    keys, candidate_keys
-        See `document_keys`, of the queries' positives and of the candidates.
-    first
-        Where the queries' positives begin among the candidates.
+    rows
+        With ``group``, ``positive`` and ``negatives``.
+    queries, documents
+        Vectors of unit length: of the rows' queries, [n, d]; of their positives, then of
+        all negatives, [c, d].
     tau
         Temperature.
+    gather
+        Whether other processes' documents are candidates too. All must call this then.
     """
-    n = len(queries)
-    mask = torch.from_numpy(allowed(keys, candidate_keys)).to(queries.device)
+    n = len(rows)
+    keys = document_keys(rows)
+    candidates, candidate_keys, first = (
+        _gathered(documents, keys) if gather else (documents, keys, 0)
+    )
+    mask = torch.from_numpy(allowed(keys[:n], candidate_keys)).to(queries.device)
     positives = torch.arange(first, first + n, device=queries.device)
     mask[torch.arange(n, device=queries.device), positives] = True
     similarities = (queries @ candidates.T).masked_fill(~mask, -torch.inf)
-    return info_nce(similarities, positives, tau), similarities
+    return info_nce(similarities, positives, tau), similarities.argmax(dim=1) == positives
 
 
 def document_keys(rows: Sequence[Row]) -> np.ndarray:

@@ -124,10 +124,18 @@ class Objective(nn.Module, ABC):
         if part:
             yield part
 
-    def queries(self, texts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Return what the encoder reads for queries: their ids under I_next."""
+    def queries(self, rows: Sequence[Row]) -> list[list[int]]:
+        """Return what the encoder reads for the rows' queries: their ids under I_next.
+
+        The query of a row that says ``symmetric`` is a text like its positive, and
+        read like it: two sentences are compared under I_self.
+        """
         wrapped = self.model.encoder.wrapped
-        return [wrapped(ids[: self.limit], self.query_suffix) for ids in texts]
+        suffixes = (self.query_suffix, self.document_suffix)
+        return [
+            wrapped(row["query"][: self.limit], suffixes[bool(row.get("symmetric"))])
+            for row in rows
+        ]
 
     def documents(self, texts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Return what the encoder reads for documents: their ids under I_self."""
