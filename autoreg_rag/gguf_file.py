@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from autoreg_rag.errors import ModelError, first_line
@@ -85,6 +86,12 @@ def _convert(path: Path, folder: Path) -> None:
     config.name_or_path = path.stem
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.load_state_dict(quantised.state_dict())
-    model.generation_config = quantised.generation_config
-    model.save_pretrained(folder)
+    # Not by the model's save_pretrained: of several processes it writes in the first alone,
+    # and the one that converts is the one that came first to the lock.
+    tied = model.all_tied_weights_keys
+    weights = {name: value for name, value in model.state_dict().items() if name not in tied}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
+    quantised.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -9,7 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from autoreg_rag.config import AutoRegConfig
 from autoreg_rag.errors import ModelError
+from autoreg_rag.gguf_file import dequantised
 from autoreg_rag.model import AutoRegModel
+from autoreg_rag.pretrained import DEFAULT_BASE, fetch
 
 TEXTS = ["one text", "another one that is longer", "a third"]
 
@@ -231,7 +233,26 @@ def test_bfloat16_gives_nearly_the_same_vectors(tiny_folder):
 
 
 def test_the_default_and_its_gguf_file_are_the_same_model(real_base):
-    from autoreg_rag.pretrained import DEFAULT_BASE, fetch
-
     again = AutoRegModel.from_pretrained(fetch(DEFAULT_BASE), dtype="float32")
+    assert again.fingerprint() == real_base.fingerprint()
+
+
+def converted_by_the_second(rank, path, meeting):
+    """Join another process; the second of the two converts the GGUF file."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=2
+    )
+    if rank == 1:
+        dequantised(path)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def test_a_gguf_file_is_converted_by_whichever_process_comes_first(
+    real_base, tmp_path, monkeypatch
+):
+    path = fetch(DEFAULT_BASE)
+    monkeypatch.setenv("AUTOREG_RAG_CACHE", str(tmp_path / "cache"))
+    torch.multiprocessing.spawn(converted_by_the_second, (path, tmp_path / "meeting"), nprocs=2)
+    again = AutoRegModel.from_pretrained(path, dtype="float32")
     assert again.fingerprint() == real_base.fingerprint()

@@ -36,7 +36,7 @@ def rows_hash(dataset: Dataset) -> str:
 def _counts(kind: Any) -> bool:
     """Tell truth values, lists of whole numbers, and lists of such lists from other columns."""
     if isinstance(kind, Value):
-        return kind.dtype == "bool"
+        return str(kind.dtype) == "bool"
     if isinstance(kind, (List, LargeList)):
         inner = kind.feature
         return _counts(inner) or (isinstance(inner, Value) and "int" in inner.dtype)

@@ -86,10 +86,10 @@ def load_triplets(
         Columns ``query`` and ``positive`` (the ids of the bare text, without
         special tokens, cut at ``config.max_length`` or what the window leaves),
         ``negatives`` (a list of such, perhaps empty), ``symmetric`` (whether query and
-        positive are sentences of one meaning, which are both read under I_self), ``group`` (the row's own,
-        else a digest of the query's text: rows of one group are no negatives of
-        each other) and ``source`` (the file's name without its endings). A row
-        with several positives gives a row for each.
+        positive are sentences of one meaning, which are both read under I_self),
+        ``group`` (the row's own, else a digest of the query's text: rows of one group
+        are no negatives of each other) and ``source`` (the file's name without its
+        endings). A row with several positives gives a row for each.
 
     Raises
     ------

@@ -53,9 +53,7 @@ class Contrastive(Objective):
         n = len(rows)
         documents = [row["positive"] for row in rows]
         documents += [ids for row in rows for ids in row["negatives"]]
-        vectors = self.pooled(
-            self.encode(self.queries(rows) + self.documents(documents))
-        )
+        vectors = self.pooled(self.encode(self.queries(rows) + self.documents(documents)))
         queries, own = vectors[:n], vectors[n:]
         # Held-back rows are batches of their own: processes may have different numbers of them.
         loss, ranked_first = contrast(rows, queries, own, tau=self.tau, gather=self.training)
