@@ -55,6 +55,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
             if file.is_file():
                 with file.open("rb") as stream:
                     os.fsync(stream.fileno())
+                file.chmod(0o666 & ~_umask())  # safetensors makes files for their owner alone
         temporary.chmod(0o777 & ~_umask())
         if path.exists() and any(path.iterdir()):
             raise FileExistsError(f"{path} already exists")

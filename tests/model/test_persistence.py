@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import numpy as np
@@ -132,6 +133,14 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tiny_model):
     with pytest.raises(ModelError, match="nobody/nothing could not be uploaded") as caught:
         tiny_model.push_to_hub("nobody/nothing")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_a_saved_model_is_as_readable_as_any_new_file(adapted, tmp_path):
+    (tmp_path / "new").touch()
+    adapted.save_pretrained(tmp_path / "model")
+    modes = {path.stat().st_mode for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "new").stat().st_mode}
 
 
 def test_saving_over_something_is_refused_and_leaves_it_as_it_was(tiny_model, tmp_path):
