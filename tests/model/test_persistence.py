@@ -241,11 +241,6 @@ def test_bfloat16_gives_nearly_the_same_vectors(tiny_folder):
     assert (exact * rounded).sum(axis=1).min() > 0.98
 
 
-def test_the_default_and_its_gguf_file_are_the_same_model(real_base):
-    again = AutoRegModel.from_pretrained(fetch(DEFAULT_BASE), dtype="float32")
-    assert again.fingerprint() == real_base.fingerprint()
-
-
 def converted_by_the_second(rank, path, meeting):
     """Join another process; the second of the two converts the GGUF file."""
     torch.distributed.init_process_group(
