@@ -51,12 +51,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
+        umask = _umask()
         for file in temporary.rglob("*"):
             if file.is_file():
                 with file.open("rb") as stream:
                     os.fsync(stream.fileno())
-                file.chmod(0o666 & ~_umask())  # safetensors makes files for their owner alone
-        temporary.chmod(0o777 & ~_umask())
+                file.chmod(0o666 & ~umask)  # safetensors makes files for their owner alone
+        temporary.chmod(0o777 & ~umask)
         if path.exists() and any(path.iterdir()):
             raise FileExistsError(f"{path} already exists")
         temporary.replace(path)

@@ -79,19 +79,17 @@ def _convert(path: Path, folder: Path) -> None:
         raise ModelError(
             f"{path} cannot be read as a GGUF causal LM: {first_line(error)}"
         ) from error
-    # transformers refuses to save a model that still counts as quantised, so
-    # the weights move into a fresh one.
+    # Not by the model's save_pretrained: it refuses a model that still counts as quantised,
+    # and of several processes writes in the first alone, while the one that converts is the
+    # one that came first to the lock.
+    tied = quantised.all_tied_weights_keys
+    weights = {name: value for name, value in quantised.state_dict().items() if name not in tied}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config.quantization_config = None
     del config.quantization_config
     config.name_or_path = path.stem
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.load_state_dict(quantised.state_dict())
-    # Not by the model's save_pretrained: of several processes it writes in the first alone,
-    # and the one that converts is the one that came first to the lock.
-    tied = model.all_tied_weights_keys
-    weights = {name: value for name, value in model.state_dict().items() if name not in tied}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    config.architectures = [type(model).__name__]
+    config.architectures = [type(quantised).__name__]
+    config.dtype = torch.bfloat16
     config.save_pretrained(folder)
     quantised.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -13,6 +13,7 @@ from autoreg_rag.errors import ModelError
 from autoreg_rag.gguf_file import dequantised
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.pretrained import DEFAULT_BASE, fetch
+from tests.trainers.gathering import together
 
 TEXTS = ["one text", "another one that is longer", "a third"]
 
@@ -241,15 +242,12 @@ def test_bfloat16_gives_nearly_the_same_vectors(tiny_folder):
     assert (exact * rounded).sum(axis=1).min() > 0.98
 
 
-def converted_by_the_second(rank, path, meeting):
+def converted_by_the_second(rank, path, out):
     """Join another process; the second of the two converts the GGUF file."""
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=2
-    )
-    if rank == 1:
-        dequantised(path)
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    with together(rank, out):
+        if rank == 1:
+            dequantised(path)
+        torch.distributed.barrier()
 
 
 def test_a_gguf_file_is_converted_by_whichever_process_comes_first(
@@ -257,6 +255,6 @@ def test_a_gguf_file_is_converted_by_whichever_process_comes_first(
 ):
     path = fetch(DEFAULT_BASE)
     monkeypatch.setenv("AUTOREG_RAG_CACHE", str(tmp_path / "cache"))
-    torch.multiprocessing.spawn(converted_by_the_second, (path, tmp_path / "meeting"), nprocs=2)
+    torch.multiprocessing.spawn(converted_by_the_second, (path, tmp_path), nprocs=2)
     again = AutoRegModel.from_pretrained(path, dtype="float32")
     assert again.fingerprint() == real_base.fingerprint()

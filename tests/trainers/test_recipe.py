@@ -58,7 +58,7 @@ def test_the_recipe_runs_from_rows_to_figures_and_not_twice(tmp_path, data, sets
     second = (tmp_path / "out" / "cda2" / "settings.yaml").read_text()
     assert f"{tmp_path}/out/mined/nq_oracle.jsonl.gz:weight=" in second
     assert "rows.jsonl" not in second
-    again = recipe(data, "--out", tmp_path / "out", "--small", cwd=tmp_path)
+    again = recipe(*options, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert AutoRegModel.from_pretrained(folder).fingerprint() == model.fingerprint()
 
