@@ -25,6 +25,9 @@ from tests.trainers.running import apart, flags, history, weights
 LARGE = 1 << 20
 """A budget that holds any batch here."""
 
+ROUNDING = 1e-4
+"""What float32 leaves open of a figure: some are differences of sums of about 100 nats."""
+
 
 def make_trainer(objective, rows, folder):
     arguments = TrainingArguments(
@@ -53,7 +56,7 @@ def step(objective, rows, folder):
 def assert_same_step(found, expected):
     assert found[0] == pytest.approx(expected[0], rel=1e-5)
     assert_same_gradients(found[1], expected[1])
-    assert found[2] == pytest.approx(expected[2], rel=1e-4, abs=1e-5)
+    assert found[2] == pytest.approx(expected[2], rel=1e-4, abs=ROUNDING)
 
 
 @pytest.fixture(params=["compression", "alignment", "in-batch"])
@@ -100,7 +103,7 @@ def test_the_loss_is_the_mean_over_all_units_of_the_batch(made, tmp_path):
         sums = [outcome.sums[name] for outcome in outcomes if name in outcome.sums]
         if sums:
             total, count = map(sum, zip(*sums, strict=True))
-            assert value == pytest.approx(total / count, rel=1e-4, abs=1e-5)
+            assert value == pytest.approx(total / count, rel=1e-4, abs=ROUNDING)
 
 
 def failing_once(objective, error, *, call):
