@@ -25,6 +25,7 @@ from autoreg_rag.config import read_config
 from autoreg_rag.errors import ModelError, first_line
 from autoreg_rag.files import sha256
 from autoreg_rag.gguf_file import converted_folder, dequantised, source_hash
+from autoreg_rag.lora import fuse
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +138,7 @@ class Backbone:
             raise ModelError(
                 f"the adapter in {folder} cannot be used: {first_line(error)}"
             ) from error
+        fuse(adapted)
         self.language_model = adapted.eval()
 
     def save_adapter(self, folder: Path) -> None:

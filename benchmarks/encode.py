@@ -4,9 +4,11 @@ Run: ``python benchmarks/encode.py`` (add ``--help`` for options).
 
 Both sides read the same texts with the same instruction behind them, so both
 do the same work but for our k compress tokens; sentence-transformers pools the
-last token. Rounds alternate, so that a machine whose speed drifts slows both.
-A figure is the median of its rounds; a ratio is the median of the rounds'
-ratios. Memory is the peak of a fresh process that does one side only.
+last token. The default model, with its adapter, stands beside them twice: with its
+LoRA layers as they are loaded, and with peft's own. Rounds alternate, so that a
+machine whose speed drifts slows all. A figure is the median of its rounds; a ratio
+is the median of the rounds' ratios. Memory is the peak of a fresh process that does
+one side only.
 """
 
 from __future__ import annotations
@@ -27,10 +29,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from memory import peak_mib
+from peft.tuners import lora
 from texts import mixed_texts
 
 from autoreg_rag.backbone import Backbone, find_folder
 from autoreg_rag.config import AutoRegConfig
+from autoreg_rag.lora import FusedLoraLinear
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.pretrained import DEFAULT_BASE
 
@@ -44,6 +48,15 @@ def ours(dtype: str | None, tokens: int, attention: str | None = None) -> Encode
     model = AutoRegModel.from_pretrained(
         DEFAULT_BASE.name, dtype=dtype, attention=attention, max_length=tokens
     )
+    return model.encode_documents
+
+
+def adapted(dtype: str | None, tokens: int, layer: type[lora.Linear] = FusedLoraLinear) -> Encode:
+    """Return the default model's encoder, with LoRA layers of a kind."""
+    model = AutoRegModel.from_pretrained(dtype=dtype, max_length=tokens)
+    for module in model.backbone.language_model.modules():
+        if isinstance(module, lora.Linear):
+            module.__class__ = layer
     return model.encode_documents
 
 
@@ -63,6 +76,8 @@ def theirs(dtype: str | None, tokens: int) -> Encode:
 SIDES = {
     "ours": ours,
     "ours with eager attention": partial(ours, attention="eager"),
+    "default model": adapted,
+    "default model with peft's LoRA": partial(adapted, layer=lora.Linear),
     "sentence-transformers": theirs,
 }
 
@@ -143,6 +158,8 @@ def main() -> None:
     sides = {
         f"ours, {dtype}": ("ours", dtype),
         f"ours with eager attention, {dtype}": ("ours with eager attention", dtype),
+        f"default model, {dtype}": ("default model", dtype),
+        f"default model with peft's LoRA, {dtype}": ("default model with peft's LoRA", dtype),
         f"sentence-transformers, {dtype}": ("sentence-transformers", dtype),
         "sentence-transformers, defaults": ("sentence-transformers", None),
     }
