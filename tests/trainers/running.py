@@ -86,8 +86,8 @@ def run_here(name: str, *options: object) -> int:
     before = sys.argv
     sys.argv = [name, *map(str, options)]
     try:
-        if name == "merge":
-            cli.main(module.merge)
+        if name in ("average", "merge"):
+            cli.main(getattr(module, name))
         else:
             arguments.run(getattr(module, name), SETTINGS[name], module.DESCRIPTION)
     except SystemExit as end:
