@@ -6,14 +6,16 @@ DATA is a folder of rows with query, pos and perhaps neg, SETS a folder of BEIR-
 and STS sets. Each stage is a command of this project with the settings in
 ``trainers/configs/smollm2-135m-*.yaml``; one that has ended is passed over, one that was
 cut off goes on, so the same line again continues. What is drawn is drawn by seeds.
-``--small`` runs the same stages on a few rows, in minutes, to see that all is well.
+``--small`` runs the same stages, but for the third round, on a few rows, in minutes, to see
+that all is well.
 
 What aligns queries and documents is Conditional Distribution Alignment with InfoNCE and
-compression beside it, as in the model that ships, in two rounds, or, with ``--alignment
-contrastive``, InfoNCE alone. InfoNCE knows no decoder, so the bridge is fitted anew after
-it. The second round takes two processes; rows that its configuration does not name take no
-part in it, unless it names none of them. On cores with AVX512-BF16 mining, compression and
-both rounds took 0.03, 0.7, 1 and 2.3 CPU hours, figures 0.6 more: 4.6 CPU hours.
+compression beside it, as in the model that ships, in three rounds, of which the last two are
+averaged, or, with ``--alignment contrastive``, InfoNCE alone. InfoNCE knows no decoder, so the
+bridge is fitted anew after it. Later rounds take two processes; rows that their
+configurations do not name take no part in them, unless they name none of them. On cores with
+AVX512-BF16 mining, compression and the first two rounds took 0.03, 0.7, 1 and 2.3 CPU hours,
+figures 0.6; the third 2.4 on cores without bfloat16 units: 7 CPU hours.
 
 The model is left in OUT/model, figures in OUT/results.md.
 """
@@ -26,15 +28,19 @@ import os
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 from autoreg_rag.model import AutoRegModel
+from autoreg_trainers.average import mean
 from autoreg_trainers.data import Source
 from autoreg_trainers.plain_yaml import load_mapping
 from autoreg_trainers.training import export
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-SECOND = CONFIGS / "smollm2-135m-cda2.yaml"
+ROUNDS = ["cda", "cda2", "cda3"]
+"""Of alignment: names of their folders, and of their settings, ``smollm2-135m-*.yaml``."""
+
 LAUNCH = ["accelerate.commands.launch", "--config_file", CONFIGS / "accelerate" / "ddp.yaml", "-m"]
 SMALL = [
     *("--max-rows", "300", "--max-steps", "2", "--batch-size", "16"),
@@ -58,9 +64,9 @@ def run(*command: str | Path) -> None:
         sys.exit(status)
 
 
-def shares(mined: Path) -> list[str]:
-    """Return the second round's sources with their weights; the folder if it has none of them."""
-    settings = {key: value for key, value, _ in load_mapping(SECOND.read_text())}
+def shares(config: Path, mined: Path) -> list[str]:
+    """Return a round's sources with their weights; the folder if it has none of them."""
+    settings = {key: value for key, value, _ in load_mapping(config.read_text())}
     named = [source.replace("mined/", f"{mined}/", 1) for source in settings["sources"]]
     there = [source for source in named if Path(Source.parse(source).path).is_file()]
     return there or [str(mined)]
@@ -92,16 +98,20 @@ def main() -> None:
     aligned += ["--model", out / "ic" / "model"]
     run(f"autoreg_trainers.{kind}", *aligned, "--out", out / kind, *again, *few)
     if kind == "cda":
-        last = out / "cda2"
-        second = ["--config", SECOND, "--model", out / "cda" / "model", "--out", last]
-        second += ["--resume", "yes", "--seed", str(options.seed + 1)]
-        run(*LAUNCH, "autoreg_trainers.cda", *second, *few, "--sources", *shares(out / "mined"))
+        rounds = ROUNDS[:2] if options.small else ROUNDS  # later ones run the same code
+        for number, (before, name) in enumerate(pairwise(rounds), start=1):
+            config = CONFIGS / f"smollm2-135m-{name}.yaml"
+            going_on = ["--config", config, "--model", out / before / "model", "--out", out / name]
+            going_on += ["--resume", "yes", "--seed", str(options.seed + number), *few]
+            sources = shares(config, out / "mined")
+            run(*LAUNCH, "autoreg_trainers.cda", *going_on, "--sources", *sources)
+        model = mean([out / name / "model" for name in rounds[-2:]], [1, 1])
     else:
-        last = out / "bridge"
         bridge = ["--config", CONFIGS / "smollm2-135m-bridge.yaml", "--sources", options.data]
         bridge += ["--model", out / kind / "model"]
-        run("autoreg_trainers.ic", *bridge, "--out", last, *again, *few)
-    export(AutoRegModel.from_pretrained(last / "model"), out / "model")
+        run("autoreg_trainers.ic", *bridge, "--out", out / "bridge", *again, *few)
+        model = AutoRegModel.from_pretrained(out / "bridge" / "model")
+    export(model, out / "model")
     if options.evaluate:
         figures = ["--model", out / "model", "--out", out / "results.md"]
         figures += SMALL_SETS if options.small else []
