@@ -37,11 +37,14 @@ class FusedLoraLinear(lora.Linear):  # type: ignore[misc]  # peft's layers have 
     def _plain(self, x: Tensor) -> bool:
         if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
             return False
-        if self.training or self.disable_adapters or self.merged or self.lora_variant:
+        if self.disable_adapters or self.merged or self.lora_variant:
             return False
         if len(self.active_adapters) != 1 or self.active_adapters[0] not in self.lora_A:
             return False
-        last = self.lora_B[self.active_adapters[0]]
+        (adapter,) = self.active_adapters
+        if self.training and not isinstance(self.lora_dropout[adapter], nn.Identity):
+            return False
+        last = self.lora_B[adapter]
         return last.bias is None and last.weight.dtype == self.base_layer.weight.dtype == x.dtype
 
 

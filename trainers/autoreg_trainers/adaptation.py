@@ -10,6 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from autoreg_rag.backbone import Backbone
 from autoreg_rag.errors import ModelError
+from autoreg_rag.lora import fuse
 from autoreg_rag.model import AutoRegModel
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ def trainable(
                 backbone.language_model = get_peft_model(backbone.language_model, settings)
             except ValueError as error:
                 raise ModelError(f"no adapter fits {backbone.name}: {error}") from error
+            fuse(backbone.language_model)  # as it will be when it is loaded
         for name, parameter in backbone.language_model.named_parameters():
             parameter.requires_grad_("lora_" in name)
             if parameter.requires_grad:
