@@ -21,10 +21,10 @@ class FusedLoraLinear(lora.Linear):  # type: ignore[misc]  # peft's layers have 
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the layer's output, [..., inputs] to [..., outputs]."""
-        if args or kwargs or not self._plain(x):
+        adapter = None if args or kwargs else self._plain_adapter(x)
+        if adapter is None:
             result: Tensor = super().forward(x, *args, **kwargs)
             return result
-        (adapter,) = self.active_adapters
         output: Tensor = self.base_layer(x)
         update = self.lora_A[adapter](x)
         output.view(-1, output.shape[-1]).addmm_(
@@ -34,18 +34,21 @@ class FusedLoraLinear(lora.Linear):  # type: ignore[misc]  # peft's layers have 
         )
         return output
 
-    def _plain(self, x: Tensor) -> bool:
+    def _plain_adapter(self, x: Tensor) -> str | None:
+        """Return the one adapter, where all that is to be done is to add its update."""
         if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
-            return False
+            return None
         if self.disable_adapters or self.merged or self.lora_variant:
-            return False
-        if len(self.active_adapters) != 1 or self.active_adapters[0] not in self.lora_A:
-            return False
-        (adapter,) = self.active_adapters
+            return None
+        active: list[str] = self.active_adapters
+        if len(active) != 1 or active[0] not in self.lora_A:
+            return None
+        (adapter,) = active
         if self.training and not isinstance(self.lora_dropout[adapter], nn.Identity):
-            return False
+            return None
         last = self.lora_B[adapter]
-        return last.bias is None and last.weight.dtype == self.base_layer.weight.dtype == x.dtype
+        alike = last.weight.dtype == self.base_layer.weight.dtype == x.dtype
+        return adapter if alike and last.bias is None else None
 
 
 def fuse(model: PeftModel) -> None:

@@ -43,20 +43,23 @@ INSTRUCTION = AutoRegConfig("", "").document_instruction
 Encode = Callable[[list[str]], object]
 
 
-def ours(dtype: str | None, tokens: int, attention: str | None = None) -> Encode:
+def ours(
+    dtype: str | None,
+    tokens: int,
+    attention: str | None = None,
+    name: str | None = DEFAULT_BASE.name,
+) -> Encode:
     """Our encoder at a dtype and an attention implementation, or at its defaults."""
-    model = AutoRegModel.from_pretrained(
-        DEFAULT_BASE.name, dtype=dtype, attention=attention, max_length=tokens
-    )
+    model = AutoRegModel.from_pretrained(name, dtype=dtype, attention=attention, max_length=tokens)
     return model.encode_documents
 
 
-def adapted(dtype: str | None, tokens: int, layer: type[lora.Linear] = FusedLoraLinear) -> Encode:
-    """Return the default model's encoder, with LoRA layers of a kind."""
+def unfused(dtype: str | None, tokens: int) -> Encode:
+    """Return the default model's encoder with peft's own LoRA layers."""
     model = AutoRegModel.from_pretrained(dtype=dtype, max_length=tokens)
     for module in model.backbone.language_model.modules():
-        if isinstance(module, lora.Linear):
-            module.__class__ = layer
+        if isinstance(module, FusedLoraLinear):
+            module.__class__ = lora.Linear
     return model.encode_documents
 
 
@@ -76,8 +79,8 @@ def theirs(dtype: str | None, tokens: int) -> Encode:
 SIDES = {
     "ours": ours,
     "ours with eager attention": partial(ours, attention="eager"),
-    "default model": adapted,
-    "default model with peft's LoRA": partial(adapted, layer=lora.Linear),
+    "default model": partial(ours, name=None),
+    "default model with peft's LoRA": unfused,
     "sentence-transformers": theirs,
 }
 
