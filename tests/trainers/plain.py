@@ -273,6 +273,10 @@ def known_positive(rows, row, ids) -> bool:
     return any(related(row, other) and other["positive"] == ids for other in rows)
 
 
+def loaded(folder, dtype="float32") -> AutoRegModel:
+    return AutoRegModel.from_pretrained(folder, dtype=dtype, device="cpu")
+
+
 def prepared(folder, tuning="lora", *, seed=0, dropout=0.0, **settings) -> AutoRegModel:
     """A tiny model whose trainable weights are all off their starting points."""
     model = AutoRegModel.from_pretrained(folder, dtype="float32", device="cpu", **settings)

@@ -4,16 +4,11 @@ import torch
 from peft import PeftModel
 
 from autoreg_rag.errors import ModelError
-from autoreg_rag.model import AutoRegModel
 from autoreg_trainers.adaptation import count, merged, rounded, trainable
 from autoreg_trainers.objectives import Compression
-from tests.trainers.plain import TEXTS, examples, gradients, prepared, shaken
+from tests.trainers.plain import TEXTS, examples, gradients, loaded, prepared, shaken
 
 FAMILIES = ["llama", "qwen", "mistral", "gemma"]
-
-
-def loaded(folder, dtype="float32"):
-    return AutoRegModel.from_pretrained(folder, dtype=dtype, device="cpu")
 
 
 def trained_names(model):

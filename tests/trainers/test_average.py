@@ -5,14 +5,9 @@ import pytest
 import torch
 
 from autoreg_rag.errors import ModelError
-from autoreg_rag.model import AutoRegModel
 from autoreg_trainers.adaptation import rounded, trainable
 from autoreg_trainers.average import mean
-from tests.trainers.plain import TEXTS, prepared, shaken
-
-
-def loaded(folder):
-    return AutoRegModel.from_pretrained(folder, dtype="float32", device="cpu")
+from tests.trainers.plain import TEXTS, loaded, prepared, shaken
 
 
 @pytest.fixture(params=["lora", "full"])

@@ -6,16 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from autoreg_rag.model import AutoRegModel
 from autoreg_trainers.bridge import RIDGE, fit_bridge
 from autoreg_trainers.objectives import Compression
+from tests.trainers.plain import loaded
 from tests.trainers.running import apart, flags, short_rows
 
 FAMILIES = ["llama", "qwen", "mistral", "gemma"]
-
-
-def loaded(folder):
-    return AutoRegModel.from_pretrained(folder, dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="module")

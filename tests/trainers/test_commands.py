@@ -10,13 +10,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from autoreg_rag.model import AutoRegModel
 from autoreg_trainers.arguments import parse
+from tests.trainers.plain import loaded
 from tests.trainers.running import SETTINGS, command, flags, history, weights
 
 TEXTS = ["A man is holding literature", "The Stewart Dynasty", "Education about science."]
-
-
-def load(folder):
-    return AutoRegModel.from_pretrained(folder, dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +32,7 @@ def chain(place, rows_file, tiny_folder):
 
 @pytest.mark.parametrize(("run", "stage"), [("ic", "ic"), ("cda", "cda")])
 def test_a_run_leaves_a_model_that_loads(chain, place, run, stage):
-    model = load(place / run / "model")
+    model = loaded(place / run / "model")
     assert model.config.stage == stage
     vectors = model.encode_queries(TEXTS)
     assert vectors.shape == (3, model.dimension)
@@ -91,11 +88,11 @@ def test_alignment_takes_the_reference_scores_that_are_there(chain, place):
 
 
 def test_a_merged_model_is_the_one_with_the_adapter(chain, place):
-    apart, merged = load(place / "cda" / "model"), load(place / "merged")
+    apart, merged = loaded(place / "cda" / "model"), loaded(place / "merged")
     assert list(apart.backbone.adapter_parameters()) != []
     assert list(merged.backbone.adapter_parameters()) == []
     assert merged.config == apart.config
-    base = load(place / "ic" / "model").encode_documents(TEXTS)
+    base = loaded(place / "ic" / "model").encode_documents(TEXTS)
     own, ours = apart.encode_documents(TEXTS), merged.encode_documents(TEXTS)
     # Its weights are rounded to bfloat16, 8 bits.
     np.testing.assert_allclose(ours, own, atol=0.02)
@@ -140,7 +137,7 @@ def test_each_kind_of_training_changes_the_model(
     steps = history(out)
     assert sorted(steps) == [1, 2, 3]
     assert all(np.isfinite(steps[step]["loss"]) and steps[step]["grad_norm"] > 0 for step in steps)
-    model = load(out / "model")
+    model = loaded(out / "model")
     assert model.config.stage == name
     assert (model.tuned is not None) == (settings.get("tuning") == "full")
     kept = {"pooling", "num_compress_tokens"} & settings.keys()
