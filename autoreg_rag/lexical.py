@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
+import os
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import islice
+from typing import Any
 
-import bm25s
 import numpy as np
 import Stemmer
 from numpy.typing import NDArray
@@ -17,9 +20,6 @@ from numpy.typing import NDArray
 BATCH = 1024
 K1 = 1.5
 B = 0.75
-
-# bm25s sets its logger to DEBUG on import, past whatever the application chose.
-logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 
 class BM25Index:
@@ -46,7 +46,7 @@ class BM25Index:
     def __init__(self, documents: Iterable[tuple[str, str]], *, english: bool = True) -> None:
         self.ids: list[str] = []
         self.english = english
-        self._bm25: bm25s.BM25 | None = None  # stays None where no document has a word
+        self._bm25: Any = None  # stays None where no document has a word
         vocabulary: dict[str, int] = {}
         words: list[array[int]] = []
         for batch in _batches(documents):
@@ -56,7 +56,7 @@ class BM25Index:
                     array("i", (vocabulary.setdefault(t, len(vocabulary)) for t in tokens))
                 )
         if vocabulary:
-            self._bm25 = bm25s.BM25(k1=K1, b=B)
+            self._bm25 = _bm25s().BM25(k1=K1, b=B)
             self._bm25.index((words, vocabulary), create_empty_token=False, show_progress=False)
 
     def __len__(self) -> int:
@@ -128,8 +128,19 @@ def reciprocal_rank_fusion(
     return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
 
 
+@cache
+def _bm25s() -> Any:
+    """Import bm25s, which runs JAX when it is imported, where JAX is installed."""
+    # JAX would take three quarters of a GPU's memory, and keep them.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    module = importlib.import_module("bm25s")
+    # It sets its logger to DEBUG on import, past whatever the application chose.
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
+    return module
+
+
 def _tokenize(texts: Sequence[str], english: bool) -> list[list[str]]:
-    tokens: list[list[str]] = bm25s.tokenize(
+    tokens: list[list[str]] = _bm25s().tokenize(
         list(texts),
         stopwords="english_plus" if english else [],
         stemmer=Stemmer.Stemmer("english") if english else None,
