@@ -7,12 +7,19 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+SMALL_BATCHES = {"cuda": 16384}
+"""Tokens below which a batch leaves the device idle, by kind of device."""
+
 SMALL_BATCH = 256
-"""Tokens below which a batch leaves matrix units idle."""
+"""The same for other kinds."""
 
 
 def length_buckets(
-    lengths: Sequence[int], token_budget: int, *, padding: float = 1.0
+    lengths: Sequence[int],
+    token_budget: int,
+    *,
+    padding: float = 1.0,
+    small: int = SMALL_BATCH,
 ) -> Iterator[list[int]]:
     """Group positions so that each batch, padded, stays within a budget of tokens.
 
@@ -29,7 +36,9 @@ def length_buckets(
         longer still gets a batch of its own.
     padding
         A sequence that would waste more than this share of its place begins a
-        new batch, unless the last one is still too small to use the device well.
+        new batch, unless the last one has fewer than `small` tokens.
+    small
+        Below it a batch does not use the device well.
 
     Yields
     ------
@@ -41,7 +50,7 @@ def length_buckets(
         longest = lengths[batch[0]] if batch else 0
         full = (len(batch) + 1) * longest > token_budget
         wasteful = lengths[position] < (1 - padding) * longest
-        if batch and (full or (wasteful and len(batch) * longest >= SMALL_BATCH)):
+        if batch and (full or (wasteful and len(batch) * longest >= small)):
             yield batch
             batch = []
         batch.append(position)

@@ -10,8 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+CHUNKS = {"cuda": 8192}
+"""Words of the vocabulary, and positions, whose logits are held at a time, by kind of device."""
+
 CHUNK = 2048
-"""Words of the vocabulary, and positions, whose logits are held at a time."""
+"""The same for other kinds."""
 
 _precision = threading.Lock()
 """Of torch's precision of float32 products, which is one for the whole process."""
@@ -64,9 +67,10 @@ class _TokenLogProbs(torch.autograd.Function):
     ) -> Tensor:
         scores = hidden.new_empty(len(targets), dtype=torch.float32)
         gradient = torch.empty_like(hidden) if with_gradient else None
+        chunk = _chunk(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            for start in range(0, len(targets), CHUNK):
-                part = slice(start, start + CHUNK)
+            for start in range(0, len(targets), chunk):
+                part = slice(start, start + chunk)
                 found, slopes = _scores(hidden[part], weight, targets[part], softcap, with_gradient)
                 scores[part] = found
                 if gradient is not None and slopes is not None:
@@ -90,8 +94,8 @@ def _scores(
     total = states.new_zeros(len(states), 1)
     chosen, slope = states.new_zeros(len(states), 1), states.new_ones(len(states), 1)
     mean = torch.zeros_like(states) if with_gradient else None  # of the words' vectors
-    for start in range(0, len(weight), CHUNK):
-        words = weight[start : start + CHUNK]
+    for start in range(0, len(weight), _chunk(hidden)):
+        words = weight[start : start + _chunk(hidden)]
         with _exact_products(hidden):
             logits = states @ words.float().T
         slopes: Tensor | None = None
@@ -113,6 +117,10 @@ def _scores(
             mean.mul_(shrunk).add_(exponentials.to(words.dtype) @ words)
     scores = (chosen - largest - total.log())[:, 0]
     return scores, None if mean is None else slope * weight[targets] - mean / total
+
+
+def _chunk(hidden: Tensor) -> int:
+    return CHUNKS.get(hidden.device.type, CHUNK)
 
 
 @contextmanager

@@ -8,15 +8,17 @@ import torch
 from peft import PeftModel
 from peft.tuners import lora
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 
 class FusedLoraLinear(lora.Linear):  # type: ignore[misc]  # peft's layers have no types
-    """peft's LoRA of a linear layer, with ``W x + s B A x`` written in place.
+    """peft's LoRA of a linear layer, with the sum of ``W x + s B A x`` made by a matrix product.
 
-    peft makes two more tensors of the layer's width, s B A x and the sum. On a CPU
-    reading and writing them costs more than the adapter's arithmetic. Whatever is not
-    plain inference (gradients, a mixture of number formats, a merged adapter or one
-    that is switched off) is left to peft.
+    peft makes two more tensors of the layer's width, s B A x and the sum, and under
+    autocast copies of x in two formats. On a CPU reading and writing them costs more than
+    the adapter's arithmetic, on a GPU launching them does. What the product cannot do
+    (other mixtures of formats, dropout, a merged adapter or one that is switched off) is
+    left to peft.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -26,18 +28,16 @@ class FusedLoraLinear(lora.Linear):  # type: ignore[misc]  # peft's layers have 
             result: Tensor = super().forward(x, *args, **kwargs)
             return result
         output: Tensor = self.base_layer(x)
-        update = self.lora_A[adapter](x)
-        output.view(-1, output.shape[-1]).addmm_(
-            update.view(-1, update.shape[-1]),
-            self.lora_B[adapter].weight.T,
-            alpha=self.scaling[adapter],
-        )
+        update = linear(x, self.lora_A[adapter].weight.to(x.dtype)).flatten(0, -2)
+        last = self.lora_B[adapter].weight.to(x.dtype).T
+        rows, scale = output.view(-1, output.shape[-1]), self.scaling[adapter]
+        if torch.is_grad_enabled():
+            return torch.addmm(rows, update, last, alpha=scale).view_as(output)
+        rows.addmm_(update, last, alpha=scale)
         return output
 
     def _plain_adapter(self, x: Tensor) -> str | None:
         """Return the one adapter, where all that is to be done is to add its update."""
-        if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
-            return None
         if self.disable_adapters or self.merged or self.lora_variant:
             return None
         active: list[str] = self.active_adapters
@@ -47,7 +47,9 @@ class FusedLoraLinear(lora.Linear):  # type: ignore[misc]  # peft's layers have 
         if self.training and not isinstance(self.lora_dropout[adapter], nn.Identity):
             return None
         last = self.lora_B[adapter]
-        alike = last.weight.dtype == self.base_layer.weight.dtype == x.dtype
+        kind = x.device.type
+        format_ = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        alike = (format_ or last.weight.dtype) == self.base_layer.weight.dtype == x.dtype
         return adapter if alike and last.bias is None else None
 
 

@@ -86,7 +86,8 @@ def test_gradients_are_pefts():
     for name, value in expected.items():
         assert (found[name].grad is None) == (value.grad is None)
         if value.grad is not None:
-            assert torch.equal(found[name].grad, value.grad), name
+            size = value.grad.abs().max().item()
+            torch.testing.assert_close(found[name].grad, value.grad, rtol=0, atol=1e-5 * size)
 
 
 def test_an_adapter_that_is_switched_off_or_merged_is_not_added():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from autoreg_rag.batching import length_buckets
+from autoreg_rag.batching import SMALL_BATCH, SMALL_BATCHES, length_buckets
 from autoreg_rag.model import AutoRegModel
 from autoreg_trainers.cut import rowwise
 
@@ -225,7 +225,8 @@ class Objective(nn.Module, ABC):
         """Group positions into batches of one pass each."""
         if self.one_pass:
             return [list(range(len(lengths)))]
-        return list(length_buckets(lengths, self.token_budget, padding=PADDING))
+        small = SMALL_BATCHES.get(self.model.backbone.device.type, SMALL_BATCH)
+        return list(length_buckets(lengths, self.token_budget, padding=PADDING, small=small))
 
 
 def summed(values: Tensor) -> tuple[float, int]:
