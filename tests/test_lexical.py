@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import re
+import subprocess
+import sys
 from collections import Counter
 from itertools import permutations
 
@@ -133,3 +136,19 @@ def test_equal_sums_are_ordered_by_id():
     fused = reciprocal_rank_fusion([["b", "a"], ["a", "b"]])
     assert [id_ for id_, _ in fused] == ["a", "b"]
     assert fused[0][1] == fused[1][1]
+
+
+def test_bm25s_is_loaded_when_it_is_needed_and_leaves_gpus_to_others():
+    """It runs JAX on import, where JAX is installed."""
+    code = (
+        "import os, sys\n"
+        "from autoreg_rag.lexical import BM25Index\n"
+        "print('bm25s' in sys.modules)\n"
+        "BM25Index([('1', 'some words')])\n"
+        "print('bm25s' in sys.modules, os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'])\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("XLA_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.split() == ["False", "True", "false"]

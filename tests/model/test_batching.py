@@ -25,21 +25,26 @@ def test_a_bucket_is_never_split_without_need(lengths, budget):
         assert min(lengths[i] for i in first) >= max(lengths[i] for i in second)
 
 
-@given(st.lists(st.integers(1, 600)), st.integers(1, 2048), st.floats(0, 1))
-def test_a_bound_on_padding_splits_only_what_is_large_and_wasteful(lengths, budget, padding):
-    batches = list(length_buckets(lengths, budget, padding=padding))
+@given(
+    st.lists(st.integers(1, 600)),
+    st.integers(1, 2048),
+    st.floats(0, 1),
+    st.sampled_from([1, SMALL_BATCH, 1024]),
+)
+def test_a_bound_on_padding_splits_only_what_is_large_and_wasteful(lengths, budget, padding, small):
+    batches = list(length_buckets(lengths, budget, padding=padding, small=small))
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         longest = max(lengths[i] for i in batch)
         assert len(batch) == 1 or len(batch) * longest <= budget
-        small = -(-SMALL_BATCH // longest)  # rows that may join whatever their length
-        for position in batch[small:]:
+        joining = -(-small // longest)  # rows that may join whatever their length
+        for position in batch[joining:]:
             assert lengths[position] >= (1 - padding) * longest
     for first, second in pairwise(batches):
         longest = max(lengths[i] for i in first)
         full = (len(first) + 1) * longest > budget
         wasteful = max(lengths[i] for i in second) < (1 - padding) * longest
-        assert full or (wasteful and len(first) * longest >= SMALL_BATCH)
+        assert full or (wasteful and len(first) * longest >= small)
 
 
 @given(st.lists(st.lists(st.integers(0, 99), max_size=9), min_size=1), st.integers(0, 3))

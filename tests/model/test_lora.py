@@ -90,6 +90,26 @@ def test_gradients_are_pefts():
             torch.testing.assert_close(found[name].grad, value.grad, rtol=0, atol=1e-5 * size)
 
 
+def test_gradients_of_float32_adapters_under_autocast_are_pefts(peft_calls):
+    plain, fused = adapted(torch.bfloat16)
+    x = torch.randn(4, 6, 12).bfloat16()
+    found, expected = [], []
+    for model, kept in ((plain, expected), (fused, found)):
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.float()
+        leaf = x.clone().requires_grad_()
+        peft_calls.clear()
+        with torch.autocast("cpu", torch.bfloat16):
+            model(leaf).float().square().sum().backward()
+        weights = [value for name, value in model.named_parameters() if "lora_" in name]
+        assert all(value.grad.dtype is torch.float32 for value in weights)
+        kept += [value.grad.float() for value in (leaf, *weights)]
+    assert not peft_calls
+    for ours, pefts in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, pefts, rtol=0, atol=3e-2 * pefts.abs().max().item())
+
+
 def test_an_adapter_that_is_switched_off_or_merged_is_not_added():
     plain, fused = adapted()
     x = torch.randn(6, 12)
