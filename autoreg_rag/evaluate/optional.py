@@ -20,6 +20,5 @@ def require(module: str, requirement: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise EvaluationError(
-            f"this evaluation needs {error.name}, which is not installed: "
-            f"pip install '{requirement}'"
+            f"this needs {error.name}, which is not installed: pip install '{requirement}'"
         ) from error

@@ -21,6 +21,8 @@ class SentenceTransformerPeer:
         A folder, or a name that sentence-transformers resolves.
     device
         Where it runs; sentence-transformers' choice by default.
+    batch_size
+        Texts that it reads at once.
 
     Raises
     ------
@@ -30,8 +32,9 @@ class SentenceTransformerPeer:
         It cannot load the model.
     """
 
-    def __init__(self, model: str, *, device: str | None = None) -> None:
+    def __init__(self, model: str, *, device: str | None = None, batch_size: int = 32) -> None:
         package = require("sentence_transformers", "sentence-transformers>=5.1")
+        self.batch_size = batch_size
         self.name = Path(model).name if Path(model).is_dir() else model
         try:
             self._model = package.SentenceTransformer(model, device=device)
@@ -42,13 +45,19 @@ class SentenceTransformerPeer:
     def encode_queries(self, texts: Sequence[str], *, show_progress: bool = False) -> Vectors:
         """Embed texts as questions."""
         vectors = self._model.encode_query(
-            list(texts), normalize_embeddings=True, show_progress_bar=show_progress
+            list(texts),
+            batch_size=self.batch_size,
+            normalize_embeddings=True,
+            show_progress_bar=show_progress,
         )
         return np.asarray(vectors, dtype=np.float32)
 
     def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> Vectors:
         """Embed texts as passages."""
         vectors = self._model.encode_document(
-            list(texts), normalize_embeddings=True, show_progress_bar=show_progress
+            list(texts),
+            batch_size=self.batch_size,
+            normalize_embeddings=True,
+            show_progress_bar=show_progress,
         )
         return np.asarray(vectors, dtype=np.float32)

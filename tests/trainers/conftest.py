@@ -1,4 +1,4 @@
-"""Short real rows, a cache of their own, and the training commands as tests run them."""
+"""Short real rows, a tiny teacher, a cache, and the training commands as tests run them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from autoreg_rag.pretrained import CACHE_VARIABLE
 from tests.trainers.running import run_here, short_rows
+from tests.trainers.teaching import make_teacher
 
 ROWS = 48
 
@@ -24,6 +25,13 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [json.dumps(row) + "\n" for row in islice(short_rows(60), ROWS)]
     path.write_text("".join(lines))
     return path
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    """A real sentence-transformers model with different prompts for queries and documents."""
+    pytest.importorskip("sentence_transformers")
+    return make_teacher(tmp_path_factory.mktemp("teacher") / "model", tiny_folder)
 
 
 @pytest.fixture(scope="module")

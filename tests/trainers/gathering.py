@@ -1,4 +1,4 @@
-"""What each of several processes does that share documents or reference scores."""
+"""What each of several processes does that share documents, a teacher or reference scores."""
 
 from __future__ import annotations
 
@@ -13,19 +13,31 @@ from datasets import Dataset
 from safetensors.torch import save_file
 
 from autoreg_trainers import references
+from autoreg_trainers import teacher as teachers
 from autoreg_trainers.objectives import Alignment, AlignmentSettings, Contrastive
 from tests.trainers.plain import gradients, prepared, triplets
+from tests.trainers.teaching import COLUMNS, recording, taught
 
 NEGATIVES = (2, 0, 1, 3, 0)
 SHARES = ((0, 2), (2, 5))
 """Rows of each process; their candidates differ in number too."""
+BLOCK = 3
+"""Texts of a file of a teacher's vectors."""
 
 OBJECTIVES = {
-    "contrastive": lambda model: Contrastive(model, 200, tau=0.3),
-    "alignment": lambda model: Alignment(
-        model, 200, AlignmentSettings(beta=0.02, tau=0.3, contrastive_weight=5, contrastive_tau=0.3)
+    "contrastive": lambda model, teacher: Contrastive(model, 200, tau=0.3),
+    "alignment": lambda model, teacher: Alignment(model, 200, aligned(contrastive_weight=5)),
+    "taught-contrastive": lambda model, teacher: Contrastive(
+        model, 200, tau=0.3, teacher=teacher, teacher_weight=7
+    ),
+    "taught-alignment": lambda model, teacher: Alignment(
+        model, 200, aligned(teacher_weight=7), teacher
     ),
 }
+
+
+def aligned(**weights):
+    return AlignmentSettings(beta=0.02, tau=0.3, contrastive_tau=0.3, **weights)
 
 
 def rows_of(model):
@@ -36,29 +48,34 @@ def rows_of(model):
     return rows
 
 
-def work(rank: int, kind: str, folder: Path, out: Path) -> None:
-    """Take one process's share of the batch; leave its loss, figures and gradients in `out`."""
+def work(rank: int, folder: Path, teacher_folder: Path, out: Path) -> None:
+    """Take one process's share of the batch; leave losses, figures and gradients in `out`."""
+    peer = recording()
+    teachers.BLOCK, teachers.SentenceTransformerPeer = BLOCK, peer
     with together(rank, out):
         model = prepared(folder)
-        objective = OBJECTIVES[kind](model).train()
-        share = rows_of(model)[slice(*SHARES[rank])]
-        outcome, found = gradients(objective, share)
-        objective.eval()
-        if rank == 0:  # alone: an evaluation waits for nobody
-            found["held_back"] = objective(share).loss.detach()
-        ranked = torch.tensor(outcome.sums["ranked_first"][0])
-        figures = {"loss": outcome.loss.detach(), "ranked_first": ranked}
-        save_file({**found, **figures}, out / f"{rank}.safetensors")
-        dist.barrier()
+        teacher, rows = taught(rows_of(model), model, teacher_folder, out / "teacher")
+        save_file({"read": torch.tensor(len(peer.texts))}, out / f"read-{rank}.safetensors")
+        share = rows[slice(*SHARES[rank])]
+        for kind, make in OBJECTIVES.items():
+            objective = make(model, teacher).train()
+            outcome, found = gradients(objective, share)
+            objective.eval()
+            if rank == 0:  # alone: an evaluation waits for nobody
+                found["held_back"] = objective(share).loss.detach()
+            found["loss"] = outcome.loss.detach()
+            for name in {"ranked_first", "divergence"} & outcome.sums.keys():
+                found[name] = torch.tensor(outcome.sums[name][0])
+            save_file(found, out / f"{kind}-{rank}.safetensors")
+            dist.barrier()
 
 
 def score(rank: int, folder: Path, out: Path) -> None:
     """Make reference scores together, two rows at a time, in `out`; say which are read."""
     references.BLOCK = 2
     with together(rank, out):
-        objective = OBJECTIVES["alignment"](prepared(folder))
-        columns = ("query", "positive", "negatives", "symmetric", "group")
-        rows = [{name: row[name] for name in columns} for row in rows_of(objective.model)]
+        objective = OBJECTIVES["alignment"](prepared(folder), None)
+        rows = [{name: row[name] for name in COLUMNS} for row in rows_of(objective.model)]
         scored: list[Any] = []
         reference = objective.reference
         objective.reference = lambda part: scored.append(len(part)) or reference(part)

@@ -228,6 +228,24 @@ class Plain:
                 candidates.append(self.document(ids))
         return nce([self.cosine(query, e) for e in candidates], tau)
 
+    def divergence(self, rows, taught, tau: float):
+        """KL(teacher || student) of the shares of similarity, summed over rows.
+
+        `taught` holds the teacher's vectors of each row's query, positive and negatives.
+        Candidates are all rows' positives and negatives, whatever they answer.
+        """
+        texts = [row["positive"] for row in rows]
+        texts += [ids for row in rows for ids in row["negatives"]]
+        vectors = [own[1] for own in taught] + [vector for own in taught for vector in own[2:]]
+        documents = [self.document(ids) for ids in texts]
+        total = torch.zeros(()).double()
+        for row, own in zip(rows, taught, strict=True):
+            query = self.query(row)
+            wanted = shares([own[0] @ vector for vector in vectors], tau)
+            found = shares([self.cosine(query, e) for e in documents], tau)
+            total = total + sum(p * torch.log(p / q) for p, q in zip(wanted, found, strict=True))
+        return total
+
     def cosine(self, first, second):
         return cosine_similarity(self.pooled(first), self.pooled(second), dim=0)
 
@@ -258,8 +276,13 @@ def js(log_p, log_q):
 
 def nce(similarities, tau):
     """-log of the first similarity's share."""
+    return -torch.log(shares(similarities, tau)[0])
+
+
+def shares(similarities, tau):
+    """What each similarity has of the sum of their exponentials."""
     terms = [torch.exp(value / tau) for value in similarities]
-    return -torch.log(terms[0] / sum(terms))
+    return [term / sum(terms) for term in terms]
 
 
 def related(first, second) -> bool:

@@ -7,7 +7,7 @@ from autoreg_rag import likelihood
 from autoreg_rag.model import AutoRegModel
 from autoreg_trainers import divergence
 from autoreg_trainers.losses import ALIGNMENT_FORMS
-from autoreg_trainers.objectives import Alignment, AlignmentSettings
+from autoreg_trainers.objectives import Alignment, AlignmentSettings, Contrastive
 from tests.trainers.plain import (
     TEXTS,
     Plain,
@@ -19,13 +19,14 @@ from tests.trainers.plain import (
     triplets,
     with_own_references,
 )
+from tests.trainers.teaching import taught, vectors_of
 
 WIDE = {"beta": 0.02, "tau": 0.3}
 """Settings that leave gradients everywhere, where the paper's saturate on some rows."""
 
 
-def plain_loss(plain, rows, settings):
-    return plain.alignment(
+def plain_loss(plain, rows, settings, vectors=()):
+    loss = plain.alignment(
         rows,
         form=settings.form,
         beta=settings.beta,
@@ -35,12 +36,16 @@ def plain_loss(plain, rows, settings):
         contrast=(settings.contrastive_weight, settings.contrastive_tau),
         compress=settings.compression_weight,
     )
+    if vectors:
+        divergence = plain.divergence(rows, vectors, settings.contrastive_tau)
+        loss = loss + settings.teacher_weight * divergence
+    return loss
 
 
-def assert_plain(objective, folder, rows):
+def assert_plain(objective, folder, rows, vectors=()):
     """Compare loss and gradients with those of the plain graph, kept whole."""
     plain = Plain(objective.model, folder)
-    expected = plain_loss(plain, rows, objective.settings)
+    expected = plain_loss(plain, rows, objective.settings, vectors)
     outcome, found = gradients(objective, rows)
     assert outcome.loss.item() == pytest.approx(expected.item(), rel=1e-4)
     wanted = plain.gradients(expected)
@@ -225,6 +230,30 @@ def test_a_contrastive_term_is_added_with_its_weight(tiny_folder):
     term, count = objective(rows).sums["info_nce"]
     assert count == 4
     assert objective(rows).loss.item() == pytest.approx(pure(rows).loss.item() + 0.7 * term)
+
+
+@pytest.mark.parametrize(("form", "weight"), [("log_ratio", 0.0), ("kl", 0.0), ("log_ratio", 0.7)])
+def test_a_teachers_similarities_are_learnt_beside_it(
+    tiny_folder, teacher_folder, tmp_path, form, weight
+):
+    model = prepared(tiny_folder)
+    rows = triplets(model, negatives=(1, 0, 2, 1))
+    rows[3]["positive"] = rows[0]["positive"]
+    teacher, rows = taught(rows, model, teacher_folder, tmp_path)
+    settings = AlignmentSettings(
+        form=form, contrastive_weight=weight, contrastive_tau=0.2, teacher_weight=3, **WIDE
+    )
+    objective = Alignment(model, 300, settings, teacher)
+    assert objective.exchanges
+    assert not objective.separable
+    assert_plain(objective, tiny_folder, rows, vectors_of(rows, model, teacher_folder))
+    pure = Alignment(model, 300, settings)
+    term, count = objective(rows).sums["divergence"]
+    assert count == 4
+    assert objective(rows).loss.item() == pytest.approx(pure(rows).loss.item() + 3 * term)
+    assert "divergence" not in pure(rows).sums
+    for row in rows:  # negatives are encoded too
+        assert objective.encoder_tokens(row) == Contrastive(model, 300).encoder_tokens(row)
 
 
 @pytest.mark.parametrize("form", ["log_ratio", "kl"])

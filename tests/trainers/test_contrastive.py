@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file
 
 from autoreg_trainers.objectives import Contrastive
-from tests.trainers.gathering import OBJECTIVES, SHARES, rows_of, work
+from tests.trainers.gathering import BLOCK, OBJECTIVES, SHARES, rows_of, work
 from tests.trainers.plain import (
     Plain,
     assert_same_gradients,
@@ -12,12 +12,16 @@ from tests.trainers.plain import (
     prepared,
     triplets,
 )
+from tests.trainers.teaching import taught, vectors_of
 
 
-def assert_plain(objective, folder, rows):
+def assert_plain(objective, folder, rows, vectors=()):
     """Compare loss and gradients with those of the plain graph, kept whole."""
     plain = Plain(objective.model, folder)
     expected = plain.contrastive(rows, objective.tau)
+    if vectors:
+        divergence = plain.divergence(rows, vectors, objective.tau)
+        expected = expected + objective.teacher_weight * divergence
     outcome, found = gradients(objective, rows)
     assert outcome.loss.item() == pytest.approx(expected.item(), rel=1e-4)
     wanted = plain.gradients(expected)
@@ -149,22 +153,84 @@ def test_steps_rank_the_positives_first(tiny_folder):
     assert outcome.sums["ranked_first"] == (4, 4)
 
 
-@pytest.mark.parametrize("kind", OBJECTIVES)
-def test_two_processes_are_as_one(tiny_folder, tmp_path, kind):
-    """Losses add up to that of the whole batch in one process, and so do gradients."""
-    torch.multiprocessing.spawn(work, (kind, tiny_folder, tmp_path), nprocs=len(SHARES))
-    shares = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(len(SHARES))]
+@pytest.mark.parametrize("one_pass", [False, True])
+@pytest.mark.parametrize("budget", [150, 10_000])
+def test_a_teachers_similarities_are_learnt_with_their_weight(
+    tiny_folder, teacher_folder, tmp_path, budget, one_pass
+):
+    """Of all texts, also of those that are no candidates of InfoNCE."""
     model = prepared(tiny_folder)
-    objective = OBJECTIVES[kind](model).train()
+    rows = triplets(model)
+    rows[1]["group"] = rows[0]["group"]
+    rows[3]["positive"] = rows[2]["positive"]
+    rows[3]["negatives"][1] = rows[0]["positive"]
+    teacher, rows = taught(rows, model, teacher_folder, tmp_path)
+    vectors = vectors_of(rows, model, teacher_folder)
+    objective = Contrastive(model, budget, tau=0.3, teacher=teacher, teacher_weight=3)
+    objective.one_pass = one_pass
+    assert_plain(objective, tiny_folder, rows, vectors)
+    sums = objective(rows).sums
+    expected = Plain(model, tiny_folder).divergence(rows, vectors, 0.3).item()
+    assert sums["divergence"] == (pytest.approx(expected, rel=1e-4), 4)
+    pure = Contrastive(model, budget, tau=0.3)(rows).sums
+    assert sums["info_nce"] == (pytest.approx(pure["info_nce"][0], rel=1e-5), 4)
+    assert sums["ranked_first"] == pure["ranked_first"]
+
+
+def test_steps_bring_the_similarities_near_the_teachers(tiny_folder, teacher_folder, tmp_path):
+    model = prepared(tiny_folder)
+    teacher, rows = taught(triplets(model), model, teacher_folder, tmp_path)
+    objective = Contrastive(model, 512, tau=0.3, teacher=teacher, teacher_weight=100).train()
+    values = [value for value in model.parameters() if value.requires_grad]
+    optimizer = torch.optim.Adam(values, lr=1e-2)
+    seen = []
+    for _ in range(15):
+        optimizer.zero_grad()
+        outcome = objective(rows)
+        outcome.loss.backward()
+        optimizer.step()
+        seen.append(outcome.sums["divergence"][0])
+    assert seen[-1] < 0.2 * seen[0]
+
+
+@pytest.fixture(scope="module")
+def shares(tiny_folder, teacher_folder, tmp_path_factory):
+    """What two processes leave of their shares of one batch, by kind of objective."""
+    out = tmp_path_factory.mktemp("shares")
+    torch.multiprocessing.spawn(work, (tiny_folder, teacher_folder, out), nprocs=len(SHARES))
+    return {
+        kind: [load_file(out / f"{kind}-{rank}.safetensors") for rank in range(len(SHARES))]
+        for kind in (*OBJECTIVES, "read")
+    }
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_two_processes_are_as_one(tiny_folder, teacher_folder, tmp_path, shares, kind):
+    """Losses add up to that of the whole batch in one process, and so do gradients."""
+    shares = shares[kind]
+    model = prepared(tiny_folder)
+    teacher, rows = taught(rows_of(model), model, teacher_folder, tmp_path)
+    objective = OBJECTIVES[kind](model, teacher).train()
     assert objective.exchanges
-    rows = rows_of(model)
     outcome, expected = gradients(objective, rows)
     assert sum(share["loss"].item() for share in shares) == pytest.approx(
         outcome.loss.item(), rel=1e-5
     )
-    ranked = sum(share["ranked_first"].item() for share in shares)
-    assert ranked == outcome.sums["ranked_first"][0]
+    figures = ["ranked_first", *({"divergence"} & outcome.sums.keys())]
+    assert ("divergence" in figures) == kind.startswith("taught")
+    for name in figures:
+        total = sum(share[name].item() for share in shares)
+        assert total == pytest.approx(outcome.sums[name][0], rel=1e-5)
     found = {name: sum(share[name].double() for share in shares) for name in expected}
     assert_same_gradients(found, {name: value.double() for name, value in expected.items()})
     alone = objective(rows[slice(*SHARES[0])]).loss
     assert shares[0]["held_back"].item() == pytest.approx(alone.item(), rel=1e-5)
+
+
+def test_processes_share_the_teachers_reading(shares, tiny_folder):
+    rows = rows_of(prepared(tiny_folder))
+    texts = {(row["symmetric"], *row["query"]) for row in rows}
+    texts |= {(True, *ids) for row in rows for ids in [row["positive"], *row["negatives"]]}
+    first, second = (int(share["read"]) for share in shares["read"])
+    assert first + second == len(texts)
+    assert 0 <= first - second <= BLOCK < second

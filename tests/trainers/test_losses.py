@@ -4,12 +4,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import rel_entr, softmax
 
 from autoreg_trainers.losses import (
     ALIGNMENT_FORMS,
     alignment_score,
     cda_loss,
     info_nce,
+    listwise_divergence,
     saturated,
     separation_score,
 )
@@ -18,6 +20,7 @@ BETAS = st.floats(0.01, 2)
 NATS = st.floats(0, 60)
 SCORES = st.floats(-1, 0)
 TAUS = st.floats(0.05, 2)
+LISTS = st.lists(st.lists(st.floats(-1, 1), min_size=4, max_size=4), min_size=1, max_size=4)
 
 
 def sigmoid(x):
@@ -98,7 +101,7 @@ def test_losses_stay_finite_far_out(form, size):
     assert torch.isfinite(gains.grad).all()
 
 
-@given(st.lists(st.lists(st.floats(-1, 1), min_size=4, max_size=4), min_size=1, max_size=4), TAUS)
+@given(LISTS, TAUS)
 def test_info_nce_as_printed(rows, tau):
     similarities = double(*rows).reshape(len(rows), 4)
     positives = torch.arange(len(rows)) % 4
@@ -118,6 +121,34 @@ def test_what_is_no_candidate_counts_nothing():
     torch.testing.assert_close(loss, info_nce(similarities[:, [0, 2]], place, 0.5))
     loss.sum().backward()
     assert similarities.grad[0, 1] == 0
+
+
+@given(LISTS, LISTS, TAUS)
+def test_the_listwise_divergence_is_that_of_the_shares_of_similarity(wanted, found, tau):
+    pairs = list(zip(wanted, found, strict=False))
+    teacher, student = (double(*rows) for rows in zip(*pairs, strict=True))
+    student.requires_grad_()
+    divergence = listwise_divergence(teacher, student, tau)
+    p = softmax(teacher.numpy() / tau, axis=1)
+    q = softmax(student.detach().numpy() / tau, axis=1)
+    assert divergence.tolist() == pytest.approx(rel_entr(p, q).sum(axis=1), rel=1e-9, abs=1e-12)
+    assert divergence.min() > -1e-12
+    divergence.sum().backward()
+    torch.testing.assert_close(student.grad, torch.from_numpy((q - p) / tau))
+
+
+@given(LISTS, st.floats(-3, 3), TAUS)
+def test_only_differences_of_similarities_are_asked_for(rows, constant, tau):
+    teacher = double(*rows)
+    student = teacher.flip(1)
+    none = torch.zeros(len(rows), dtype=torch.float64)
+    torch.testing.assert_close(listwise_divergence(teacher, teacher + constant, tau), none)
+    divergence = listwise_divergence(teacher, student, tau)
+    for changed in (
+        listwise_divergence(teacher + constant, student, tau),
+        listwise_divergence(teacher, student - constant, tau),
+    ):
+        torch.testing.assert_close(changed, divergence)
 
 
 @given(st.floats(-50, 50))

@@ -7,8 +7,9 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from autoreg_trainers import references
+from autoreg_trainers.blocks import BlocksError
 from autoreg_trainers.objectives import Alignment, AlignmentSettings
-from autoreg_trainers.references import ReferenceError, with_references
+from autoreg_trainers.references import with_references
 from tests.trainers.gathering import SHARES, rows_of, score
 from tests.trainers.plain import Plain, assert_same_gradients, gradients, prepared, triplets
 
@@ -100,7 +101,7 @@ def test_scores_of_other_rows_are_refused(objective, rows, tmp_path):
         "text": Dataset.from_list([rows[0], changed, *rows.select(range(2, 5))]),
     }
     for other in others.values():
-        with pytest.raises(ReferenceError, match="other rows") as caught:
+        with pytest.raises(BlocksError, match="other rows") as caught:
             with_references(objective, other, folder)
         assert "\n" not in str(caught.value)
         assert str(folder) in str(caught.value)
@@ -112,7 +113,7 @@ def test_scores_of_another_model_are_refused(objective, rows, tmp_path, tiny_fol
     with_references(objective, rows, folder)
 
     def refused(model, match, settings=objective.settings):
-        with pytest.raises(ReferenceError, match=match):
+        with pytest.raises(BlocksError, match=match):
             with_references(Alignment(model, 300, settings), rows, folder)
 
     model = objective.model
@@ -134,7 +135,7 @@ def test_scores_under_other_instructions_are_refused(objective, rows, tmp_path, 
     with_references(objective, rows, folder)
     for name in ("query_instruction", "document_instruction"):
         other = prepared(tiny_folder, **{name: "Other:"})
-        with pytest.raises(ReferenceError, match=name):
+        with pytest.raises(BlocksError, match=name):
             with_references(Alignment(other, 300, objective.settings), rows, folder)
 
 
@@ -145,16 +146,16 @@ def test_damaged_scores_are_refused_in_one_line(objective, rows, tmp_path):
     manifest = folder / references.MANIFEST_FILE
     kept = contents(folder)
     block.write_bytes(kept[block.name][:-4])
-    with pytest.raises(ReferenceError, match=r"00000002\.safetensors is damaged") as caught:
+    with pytest.raises(BlocksError, match=r"00000002\.safetensors is damaged") as caught:
         with_references(objective, rows, folder)
     assert "\n" not in str(caught.value)
     block.write_bytes(kept[block.name])
     for content in ("{", "[]", '"text"'):
         manifest.write_text(content)
-        with pytest.raises(ReferenceError, match="damaged"):
+        with pytest.raises(BlocksError, match="damaged"):
             with_references(objective, rows, folder)
     manifest.write_text(json.dumps({}))
-    with pytest.raises(ReferenceError, match="other"):
+    with pytest.raises(BlocksError, match="other"):
         with_references(objective, rows, folder)
 
 

@@ -13,8 +13,9 @@ from autoreg_rag.model import AutoRegModel
 from autoreg_trainers.arguments import run
 from autoreg_trainers.data import DataError, Source, load_triplets
 from autoreg_trainers.objectives import Alignment, AlignmentSettings
-from autoreg_trainers.references import with_references
+from autoreg_trainers.references import reference_key, with_references
 from autoreg_trainers.settings import AlignmentTrainingSettings
+from autoreg_trainers.teacher import teacher_of
 from autoreg_trainers.training import Recipe, print_figures, train
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def alignment_recipe(settings: AlignmentTrainingSettings) -> Recipe:
     """Return how alignment is trained; its rows and scores serve `reference` too."""
     sources = [Source.parse(source) for source in settings.sources]
     folder = Path(settings.references or Path(settings.out) / "references")
+    teacher = teacher_of(settings)
 
     def rows(model: AutoRegModel) -> Dataset:
         triplets = load_triplets(
@@ -57,6 +59,7 @@ def alignment_recipe(settings: AlignmentTrainingSettings) -> Recipe:
             settings.in_batch_negatives
             or settings.contrastive_weight
             or settings.compression_weight
+            or settings.teacher
         )
         return triplets if needless else with_negatives(triplets)
 
@@ -73,15 +76,18 @@ def alignment_recipe(settings: AlignmentTrainingSettings) -> Recipe:
                 contrastive_weight=settings.contrastive_weight,
                 contrastive_tau=settings.contrastive_tau,
                 compression_weight=settings.compression_weight,
+                teacher_weight=settings.teacher_weight,
             ),
+            teacher,
         )
 
-    return Recipe(
-        stage="cda",
-        rows=rows,
-        objective=objective,
-        prepare=lambda objective, rows: with_references(objective, rows, folder),
-    )
+    def prepare(objective: Alignment, rows: Dataset) -> Dataset:
+        key = reference_key(objective.model, rows)
+        if teacher is not None:  # first: one that is not there shows before the scores are made
+            rows = teacher.read(rows, objective.model.backbone)
+        return with_references(objective, rows, folder, key=key)
+
+    return Recipe(stage="cda", rows=rows, objective=objective, prepare=prepare)
 
 
 def with_negatives(rows: Dataset) -> Dataset:

@@ -6,6 +6,7 @@ from autoreg_trainers.arguments import run
 from autoreg_trainers.data import Source, load_triplets
 from autoreg_trainers.objectives import Contrastive
 from autoreg_trainers.settings import ContrastiveSettings
+from autoreg_trainers.teacher import teacher_of
 from autoreg_trainers.training import Recipe, print_figures, train
 
 DESCRIPTION = """
@@ -17,6 +18,7 @@ the paper's tables, with the same data and the same encoder.
 def contrastive(settings: ContrastiveSettings) -> None:
     """Train, leave a model folder in ``settings.out``, and print held-back figures."""
     sources = [Source.parse(source) for source in settings.sources]
+    teacher = teacher_of(settings)
     recipe = Recipe(
         stage="contrastive",
         rows=lambda model: load_triplets(
@@ -28,7 +30,16 @@ def contrastive(settings: ContrastiveSettings) -> None:
             strict=settings.strict,
             num_negatives=settings.negatives,
         ),
-        objective=lambda model: Contrastive(model, settings.token_budget, tau=settings.tau),
+        objective=lambda model: Contrastive(
+            model,
+            settings.token_budget,
+            tau=settings.tau,
+            teacher=teacher,
+            teacher_weight=settings.teacher_weight,
+        ),
+        prepare=lambda objective, rows: (
+            rows if teacher is None else teacher.read(rows, objective.model.backbone)
+        ),
     )
     print_figures(train(settings, recipe))
 

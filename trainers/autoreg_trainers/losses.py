@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, logsigmoid
+from torch.nn.functional import cross_entropy, kl_div, logsigmoid
 
 AlignmentForm = Literal["log_ratio", "log_sigmoid", "kl", "js"]
 ALIGNMENT_FORMS: tuple[str, ...] = get_args(AlignmentForm)
@@ -106,6 +106,29 @@ def info_nce(similarities: Tensor, positives: Tensor, tau: float) -> Tensor:
         [n].
     """
     return cross_entropy(similarities / tau, positives, reduction="none")
+
+
+def listwise_divergence(teacher: Tensor, similarities: Tensor, tau: float) -> Tensor:
+    """Return KL(softmax(teacher / tau) || softmax(similarities / tau)) of each row, in nats.
+
+    Up to a constant the listwise loss of Cao et al. (2007, ListNet), whose lists are here a
+    query's similarities to all candidates, as a teacher and as the student see them.
+
+    Parameters
+    ----------
+    teacher, similarities
+        Of each query to each candidate, [n, c].
+    tau
+        Temperature.
+
+    Returns
+    -------
+    Tensor
+        [n].
+    """
+    wanted = (teacher / tau).log_softmax(dim=1)
+    found = (similarities / tau).log_softmax(dim=1)
+    return kl_div(found, wanted, reduction="none", log_target=True).sum(dim=1)
 
 
 def saturated(argument: Tensor) -> Tensor:

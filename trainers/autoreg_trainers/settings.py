@@ -122,6 +122,12 @@ class AlignmentTrainingSettings(TrainingSettings):
     compression_weight: float = option(
         0.0, "Weight of the positives' negative log-likelihood per token beside CDA."
     )
+    teacher: str | None = option(
+        None,
+        "A sentence-transformers model whose similarities the pooled vectors learn as well; "
+        "none is the pure method.",
+    )
+    teacher_weight: float = option(1.0, "Weight of the divergence from them.")
     references: str | None = option(
         None, "Folder of reference scores; made, or taken from there if they fit."
     )
@@ -134,3 +140,7 @@ class ContrastiveSettings(TrainingSettings):
     learning_rate: float = option(3e-5, "Peak learning rate.")
     negatives: int = option(1, "Hard negatives of a row that are used.")
     tau: float = option(0.05, "Temperature of InfoNCE.")
+    teacher: str | None = option(
+        None, "A sentence-transformers model whose similarities are learnt as well."
+    )
+    teacher_weight: float = option(1.0, "Weight of the divergence from them.")

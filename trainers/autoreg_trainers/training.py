@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from accelerate import PartialState
+from datasets import List
+from numpy.typing import NDArray
 from transformers import (
     PrinterCallback,
     ProgressCallback,
@@ -203,25 +208,26 @@ def short_rows(settings: TrainingSettings, rows: Dataset) -> Dataset:
     """Return the rows without those that have a text of more than ``settings.max_tokens``."""
     if settings.max_tokens is None:
         return rows
-    kept = [
-        position
-        for position, row in enumerate(rows)
-        if max(_lengths(row.values())) <= settings.max_tokens
-    ]
+    longest = np.zeros(len(rows), dtype=np.int64)
+    for name, kind in rows.features.items():
+        if isinstance(kind, List):
+            table = rows.select_columns([name]).with_format("arrow")[:]
+            longest = np.maximum(longest, _longest(table[name].combine_chunks()))
+    kept = np.flatnonzero(longest <= settings.max_tokens)
     logger.info(
         "%d of %d rows have texts of at most %d tokens", len(kept), len(rows), settings.max_tokens
     )
     return rows.select(kept)
 
 
-def _lengths(values: Iterable[Any]) -> Iterator[int]:
-    """Return how many token ids each text of a row has."""
-    for value in values:
-        if isinstance(value, list):
-            if value and isinstance(value[0], list):
-                yield from map(len, value)
-            else:
-                yield len(value)
+def _longest(texts: pa.Array) -> NDArray[np.int64]:
+    """Return how many token ids the longest text of each row has, of lists of ids or of texts."""
+    if not pa.types.is_nested(texts.type.value_type):
+        lengths: NDArray[np.int64] = texts.value_lengths().to_numpy()
+        return lengths
+    result = np.zeros(len(texts), dtype=np.int64)
+    np.maximum.at(result, pc.list_parent_indices(texts), _longest(texts.flatten()))
+    return result
 
 
 def load_model(settings: TrainingSettings, stage: Stage) -> AutoRegModel:
@@ -342,6 +348,7 @@ _LEAST = {
     "in_batch_negatives": 0,
     "contrastive_weight": 0,
     "compression_weight": 0,
+    "teacher_weight": 0,
     "seed": 0,
 }
 _POSITIVE = ("learning_rate", "neck_learning_rate", "epochs", "beta", "tau", "contrastive_tau")

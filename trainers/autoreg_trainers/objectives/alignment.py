@@ -21,6 +21,7 @@ from autoreg_trainers.losses import (
 )
 from autoreg_trainers.objectives.contrastive import allowed, contrast, document_keys
 from autoreg_trainers.objectives.objective import Objective, Outcome, Row, summed
+from autoreg_trainers.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class AlignmentSettings:
         and, where the form has scored it there, behind e_d+. CDA asks only for
         differences of likelihoods, InfoNCE for none: this keeps the vectors readable,
         and costs nothing, since both are scored already. 0 is the pure method.
+    teacher_weight
+        Weight of the divergence from the similarities of a teacher, if there is one, at
+        `contrastive_tau`.
     """
 
     form: AlignmentForm = "log_ratio"
@@ -57,6 +61,7 @@ class AlignmentSettings:
     contrastive_weight: float = 0.0
     contrastive_tau: float = 0.05
     compression_weight: float = 0.0
+    teacher_weight: float = 1.0
 
 
 class Alignment(Objective):
@@ -73,13 +78,22 @@ class Alignment(Objective):
         See `Objective`.
     settings
         The loss.
+    teacher
+        Another encoder, whose similarities are learnt beside it.
     """
 
-    def __init__(self, model: AutoRegModel, token_budget: int, settings: AlignmentSettings) -> None:
+    def __init__(
+        self,
+        model: AutoRegModel,
+        token_budget: int,
+        settings: AlignmentSettings,
+        teacher: Teacher | None = None,
+    ) -> None:
         super().__init__(model, token_budget)
         self.settings = settings
-        self.separable = not (settings.in_batch_negatives or settings.contrastive_weight)
-        self.exchanges = settings.contrastive_weight > 0
+        self.teacher = teacher
+        self.exchanges = settings.contrastive_weight > 0 or teacher is not None
+        self.separable = not (settings.in_batch_negatives or self.exchanges)
 
     def units(self, row: Row) -> int:
         """Return 1."""
@@ -89,7 +103,7 @@ class Alignment(Objective):
         """Return how many tokens of the row the encoder reads."""
         around = len(self.document_suffix) + self.model.neck.k + 1
         texts = [row["query"], row["positive"]]
-        texts += row["negatives"] if self.settings.contrastive_weight else []
+        texts += row["negatives"] if self.exchanges else []
         return sum(len(ids) + around for ids in texts)
 
     def forward(self, rows: Sequence[Row]) -> Outcome:
@@ -97,7 +111,7 @@ class Alignment(Objective):
         n = len(rows)
         settings = self.settings
         texts = [row["positive"] for row in rows]
-        if settings.contrastive_weight:
+        if self.exchanges:
             texts += [ids for row in rows for ids in row["negatives"]]
         latents = self.encode(self.queries(rows) + self.documents(texts))
         vectors = self.pooled(latents)
@@ -148,12 +162,19 @@ class Alignment(Objective):
         }
         if settings.form != "log_sigmoid":  # whose slope is not lost at large distances
             sums["s1_saturated"] = summed(saturated(settings.beta * distance).float())
-        if settings.contrastive_weight:
-            contrasted, ranked_first = contrast(
-                rows, queries, candidates, tau=settings.contrastive_tau, gather=self.training
+        if self.exchanges:
+            contrasted = contrast(
+                rows,
+                queries,
+                candidates,
+                tau=settings.contrastive_tau,
+                gather=self.training,
+                teacher=self.teacher,
             )
-            sums |= {"info_nce": summed(contrasted), "ranked_first": summed(ranked_first.float())}
-            loss = loss + settings.contrastive_weight * contrasted.sum()
+            sums |= contrasted.sums()
+            loss = loss + settings.contrastive_weight * contrasted.loss.sum()
+            if contrasted.divergence is not None:
+                loss = loss + settings.teacher_weight * contrasted.divergence.sum()
         if settings.compression_weight:
             compressed = -_per_token(torch.stack(generated).mean(dim=0), positives)
             sums["nll"] = summed(compressed)

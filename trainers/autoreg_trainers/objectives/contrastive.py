@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from autoreg_rag.model import AutoRegModel
-from autoreg_trainers.losses import info_nce
+from autoreg_trainers.losses import info_nce, listwise_divergence
 from autoreg_trainers.objectives.objective import Objective, Outcome, Row, summed
+from autoreg_trainers.teacher import Teacher
 
 
 class Contrastive(Objective):
@@ -29,14 +31,26 @@ class Contrastive(Objective):
         See `Objective`.
     tau
         Temperature of the cosines.
+    teacher, teacher_weight
+        Another encoder, and the weight of the divergence from its similarities.
     """
 
     separable = False
     exchanges = True
 
-    def __init__(self, model: AutoRegModel, token_budget: int, *, tau: float = 0.05) -> None:
+    def __init__(
+        self,
+        model: AutoRegModel,
+        token_budget: int,
+        *,
+        tau: float = 0.05,
+        teacher: Teacher | None = None,
+        teacher_weight: float = 1.0,
+    ) -> None:
         super().__init__(model, token_budget)
         self.tau = tau
+        self.teacher = teacher
+        self.teacher_weight = teacher_weight
 
     def units(self, row: Row) -> int:
         """Return 1."""
@@ -56,17 +70,58 @@ class Contrastive(Objective):
         vectors = self.pooled(self.encode(self.queries(rows) + self.documents(documents)))
         queries, own = vectors[:n], vectors[n:]
         # Held-back rows are batches of their own: processes may have different numbers of them.
-        loss, ranked_first = contrast(rows, queries, own, tau=self.tau, gather=self.training)
-        sums = {"info_nce": summed(loss), "ranked_first": summed(ranked_first.float())}
-        return Outcome(loss.sum(), n, sums, (queries.detach(), own[:n].detach()))
+        contrasted = contrast(
+            rows, queries, own, tau=self.tau, gather=self.training, teacher=self.teacher
+        )
+        loss = contrasted.loss.sum()
+        if contrasted.divergence is not None:
+            loss = loss + self.teacher_weight * contrasted.divergence.sum()
+        vectors_of_pairs = queries.detach(), own[:n].detach()
+        return Outcome(loss, n, contrasted.sums(), vectors_of_pairs)
+
+
+@dataclass
+class Contrasted:
+    """What `contrast` gives of each row, [n] each.
+
+    Attributes
+    ----------
+    loss
+        InfoNCE.
+    ranked_first
+        Whether the positive is the most similar candidate.
+    divergence
+        From the teacher's similarities, where there is a teacher.
+    """
+
+    loss: Tensor
+    ranked_first: Tensor
+    divergence: Tensor | None
+
+    def sums(self) -> dict[str, tuple[float, int]]:
+        """Return the figures to report."""
+        sums = {
+            "info_nce": summed(self.loss),
+            "ranked_first": summed(self.ranked_first.float()),
+        }
+        if self.divergence is not None:
+            sums["divergence"] = summed(self.divergence)
+        return sums
 
 
 def contrast(
-    rows: Sequence[Row], queries: Tensor, documents: Tensor, *, tau: float, gather: bool
-) -> tuple[Tensor, Tensor]:
-    """Return InfoNCE of each row, [n], and whether its positive is ranked first, [n].
+    rows: Sequence[Row],
+    queries: Tensor,
+    documents: Tensor,
+    *,
+    tau: float,
+    gather: bool,
+    teacher: Teacher | None = None,
+) -> Contrasted:
+    """Compare each query to all documents.
 
-    Candidates are all documents but those of the row's own group and copies of its positive.
+    InfoNCE leaves out those of the row's own group and copies of its positive; the
+    teacher, who knows how near they are, is asked about all.
 
     Parameters
     ----------
@@ -79,17 +134,30 @@ def contrast(
         Temperature.
     gather
         Whether other processes' documents are candidates too. All must call this then.
+    teacher
+        Whose similarities are to be learnt.
     """
-    n = len(rows)
+    n, d = len(rows), queries.shape[1]
     keys = document_keys(rows)
+    taught = None if teacher is None else teacher.vectors(rows, queries.device)
+    if taught is not None:
+        documents = torch.cat([documents, taught[1]], dim=1)
     candidates, candidate_keys, first = (
         _gathered(documents, keys) if gather else (documents, keys, 0)
     )
     mask = torch.from_numpy(allowed(keys[:n], candidate_keys)).to(queries.device)
     positives = torch.arange(first, first + n, device=queries.device)
     mask[torch.arange(n, device=queries.device), positives] = True
-    similarities = (queries @ candidates.T).masked_fill(~mask, -torch.inf)
-    return info_nce(similarities, positives, tau), similarities.argmax(dim=1) == positives
+    cosines = queries @ candidates[:, :d].T
+    similarities = cosines.masked_fill(~mask, -torch.inf)
+    divergence = None
+    if taught is not None:
+        divergence = listwise_divergence(taught[0] @ candidates[:, d:].T.detach(), cosines, tau)
+    return Contrasted(
+        info_nce(similarities, positives, tau),
+        similarities.argmax(dim=1) == positives,
+        divergence,
+    )
 
 
 def document_keys(rows: Sequence[Row]) -> np.ndarray:

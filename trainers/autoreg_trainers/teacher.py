@@ -1,0 +1,175 @@
+"""A teacher: another encoder, whose similarities between texts are learnt."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoreg_rag.backbone import Backbone
+from autoreg_rag.evaluate.peer import SentenceTransformerPeer
+from autoreg_rag.files import sha256
+from autoreg_trainers.blocks import kept_blocks
+from autoreg_trainers.settings import AlignmentTrainingSettings, ContrastiveSettings
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+MANIFEST_FILE = "teacher.json"
+
+BLOCK = 8192
+"""Texts of one file: what is lost at most when the work is cut off."""
+
+COLUMN = "teacher"
+"""Numbers of the vectors of a row's query, positive and negatives."""
+
+BATCH = 128
+"""Texts that the teacher reads at once."""
+
+_COLUMNS = ["query", "positive", "negatives", "symmetric"]
+_BATCH_ROWS = 4096
+
+_HASHED = {".bin", ".json", ".model", ".safetensors", ".txt"}
+"""Endings of the files of a teacher's folder that its vectors depend on."""
+
+_Text = tuple[bool, tuple[int, ...]]
+"""Whether it is read as a document, and its ids."""
+
+
+class Teacher:
+    """A sentence-transformers model's vectors of all texts of some rows, worked out once.
+
+    Parameters
+    ----------
+    name
+        A folder, or a name that sentence-transformers resolves.
+    folder
+        Where the vectors are kept, float16, under the hash of teacher and texts.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.folder = folder
+        self._table = torch.empty(0)
+
+    def read(self, rows: Dataset, backbone: Backbone) -> Dataset:
+        """Take the vectors of all texts, worked out where they are not kept yet.
+
+        Processes that were started together share the work. The teacher reads what the
+        rows' ids spell, a query as a query, all else as documents.
+
+        Parameters
+        ----------
+        rows
+            Triplets, as `data.load_triplets` gives them.
+        backbone
+            Whose tokenizer made them, and on whose device the teacher runs.
+
+        Returns
+        -------
+        Dataset
+            The rows with the column that `vectors` needs.
+
+        Raises
+        ------
+        BlocksError
+            The folder holds vectors of other texts or of another teacher, or is damaged.
+        EvaluationError
+            sentence-transformers is not installed.
+        ModelError
+            It cannot load the teacher.
+        """
+        numbers: dict[_Text, int] = {}
+        places = [
+            [numbers.setdefault(text, len(numbers)) for text in _texts(row)]
+            for part in rows.select_columns(_COLUMNS).iter(_BATCH_ROWS)
+            for row in zip(*(part[name] for name in _COLUMNS), strict=True)
+        ]
+        texts = list(numbers)
+
+        @cache
+        def peer() -> SentenceTransformerPeer:
+            return SentenceTransformerPeer(self.name, device=str(backbone.device), batch_size=BATCH)
+
+        def compute(part: range) -> dict[str, Tensor]:
+            return {"vectors": _encode(peer(), backbone, texts[part.start : part.stop])}
+
+        if not (self.folder / MANIFEST_FILE).is_file():
+            peer()  # a teacher that cannot be loaded leaves nothing
+        self._table = kept_blocks(
+            compute,
+            len(texts),
+            self.folder,
+            what="teacher's vectors",
+            manifest=MANIFEST_FILE,
+            wanted={"teacher": _digest(self.name), "texts": _hash(texts)},
+            block=BLOCK,
+        )["vectors"]
+        return rows.add_column(COLUMN, places)
+
+    def vectors(
+        self, rows: Sequence[Mapping[str, Any]], device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Return the rows' vectors of unit length, float32.
+
+        Returns
+        -------
+        Tensor, Tensor
+            Of the queries, [n, m]; of the positives, then of all negatives, [c, m].
+        """
+        self._table = self._table.to(device)
+        places = [row[COLUMN] for row in rows]
+        documents = [place[1] for place in places]
+        documents += [number for place in places for number in place[2:]]
+        queries = self._table[[place[0] for place in places]]
+        return queries.float(), self._table[documents].float()
+
+
+def teacher_of(settings: AlignmentTrainingSettings | ContrastiveSettings) -> Teacher | None:
+    """Return the teacher that a run is to have, if any."""
+    if settings.teacher is None:
+        return None
+    return Teacher(settings.teacher, Path(settings.out) / "teacher")
+
+
+def _texts(row: tuple[Any, ...]) -> list[_Text]:
+    """Return query, positive and negatives, each with whether it is read as a document."""
+    query, positive, negatives, symmetric = row
+    documents = [(True, tuple(ids)) for ids in (positive, *negatives)]
+    return [(bool(symmetric), tuple(query)), *documents]
+
+
+def _encode(peer: SentenceTransformerPeer, backbone: Backbone, texts: Sequence[_Text]) -> Tensor:
+    """Return the vectors of some texts, float16 [t, m]."""
+    decoded = backbone.tokenizer.backend_tokenizer.decode_batch(
+        [list(ids) for _, ids in texts], skip_special_tokens=False
+    )
+    result: dict[int, np.ndarray] = {}
+    for role, encode in ((False, peer.encode_queries), (True, peer.encode_documents)):
+        mine = [i for i, (document, _) in enumerate(texts) if document == role]
+        if mine:
+            result |= zip(mine, encode([decoded[i] for i in mine]), strict=True)
+    return torch.from_numpy(np.stack([result[i] for i in range(len(texts))])).half()
+
+
+def _digest(name: str) -> str:
+    """Return a hash of a folder's weights and settings, or the name of what is no folder."""
+    folder = Path(name)
+    digest = hashlib.sha256()
+    paths = sorted(path for path in folder.rglob("*") if path.suffix in _HASHED)
+    for path in paths:
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256(path)}\0".encode())
+    return digest.hexdigest() if paths else name
+
+
+def _hash(texts: Sequence[_Text]) -> str:
+    digest = hashlib.sha256()
+    for document, ids in texts:
+        digest.update(bytes([document]) + np.array([len(ids), *ids], dtype="<i8").tobytes())
+    return digest.hexdigest()
