@@ -50,30 +50,31 @@ def test_the_recipe_runs_from_rows_to_figures_and_not_twice(tmp_path, data, sets
     options = [data, "--evaluate", sets, "--out", tmp_path / "out", "--small"]
     first = recipe(*options, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    folder = tmp_path / "out" / "model"
-    assert AutoRegConfig.load(folder).stage == "cda"
-    assert "nDCG@10" in (tmp_path / "out" / "results.md").read_text()
-    model = AutoRegModel.from_pretrained(folder)
+    out = tmp_path / "out"
+    assert AutoRegConfig.load(out / "model").stage == "cda"
+    assert "nDCG@10" in (out / "results.md").read_text()
+    model = AutoRegModel.from_pretrained(out / "model")
     assert model.neck.fitted
-    second = (tmp_path / "out" / "cda2" / "settings.yaml").read_text()
-    assert f"{tmp_path}/out/mined/nq_oracle.jsonl.gz:weight=" in second
-    assert "rows.jsonl" not in second
+    for stage in ("cda2", "cda4"):
+        settings = (out / stage / "settings.yaml").read_text()
+        assert f"{out}/mined/nq_oracle.jsonl.gz:weight=" in settings
+        assert "rows.jsonl" not in settings
+    assert f"model: {out}/mean/model" in settings
+    trained = {path: path.stat().st_mtime_ns for path in out.glob("*/settings.yaml")}
     again = recipe(*options, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert AutoRegModel.from_pretrained(folder).fingerprint() == model.fingerprint()
+    assert AutoRegModel.from_pretrained(out / "model").fingerprint() == model.fingerprint()
 
-
-def test_the_bridge_is_fitted_anew_after_infonce(tmp_path, data, real_base):
-    options = [data, "--out", tmp_path / "out", "--small", "--alignment", "contrastive"]
-    done = recipe(*options, cwd=tmp_path)
+    # InfoNCE in the same folder, from the same compression on.
+    done = recipe(data, "--out", out, "--small", "--alignment", "contrastive", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert AutoRegConfig.load(tmp_path / "out" / "model").stage == "contrastive"
+    assert AutoRegConfig.load(out / "model").stage == "contrastive"
     before, after = (
-        AutoRegModel.from_pretrained(tmp_path / "out" / stage / "model")
-        for stage in ("contrastive", "bridge")
+        AutoRegModel.from_pretrained(out / stage / "model") for stage in ("contrastive", "bridge")
     )
     assert after.fingerprint() == before.fingerprint()
     assert not torch.equal(after.neck.bridge_matrix, before.neck.bridge_matrix)
+    assert {path: path.stat().st_mtime_ns for path in trained} == trained
 
 
 def test_a_stage_that_fails_ends_the_recipe(tmp_path):

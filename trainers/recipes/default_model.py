@@ -5,17 +5,20 @@ Run: ``python trainers/recipes/default_model.py DATA --evaluate SETS`` (add ``--
 DATA is a folder of rows with query, pos and perhaps neg, SETS a folder of BEIR-layout
 and STS sets. Each stage is a command of this project with the settings in
 ``trainers/configs/smollm2-135m-*.yaml``; one that has ended is passed over, one that was
-cut off goes on, so the same line again continues. What is drawn is drawn by seeds.
+cut off goes on, so the same line again continues; other settings want another ``--out``. What
+is drawn is drawn by seeds.
 ``--small`` runs the same stages, but for the third round, on a few rows, in minutes, to see
 that all is well.
 
 What aligns queries and documents is Conditional Distribution Alignment with InfoNCE and
 compression beside it, as in the model that ships, in three rounds, of which the last two are
-averaged, or, with ``--alignment contrastive``, InfoNCE alone. InfoNCE knows no decoder, so the
-bridge is fitted anew after it. Later rounds take two processes; rows that their
-configurations do not name take no part in them, unless they name none of them. On cores with
-AVX512-BF16 mining, compression and the first two rounds took 0.03, 0.7, 1 and 2.3 CPU hours,
-figures 0.6; the third 2.4 on cores without bfloat16 units: 7 CPU hours.
+averaged, and a fourth from there on, with ``--teacher`` if one is given (all-mpnet-base-v2 for
+the model that ships). Or, with ``--alignment contrastive``, it is InfoNCE alone; that knows no
+decoder, so the bridge is fitted anew after it. The second and third round take two processes;
+rows that later rounds' configurations do not name take no part in them, unless they name none
+of them. On cores with AVX512-BF16 mining, compression and the first two rounds took 0.03, 0.7,
+1 and 2.3 CPU hours, figures 0.6; the third 2.4 on cores without bfloat16 units: 7 CPU hours.
+The fourth took 7 minutes of an H100; on CPUs it has not been run.
 
 The model is left in OUT/model, figures in OUT/results.md.
 """
@@ -35,15 +38,18 @@ from autoreg_rag.model import AutoRegModel
 from autoreg_trainers.average import mean
 from autoreg_trainers.data import Source
 from autoreg_trainers.plain_yaml import load_mapping
-from autoreg_trainers.training import export
+from autoreg_trainers.training import MODEL_FOLDER, export
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ROUNDS = ["cda", "cda2", "cda3"]
 """Of alignment: names of their folders, and of their settings, ``smollm2-135m-*.yaml``."""
 
+LAST = "cda4"
+"""The round after these, from the mean of the last two on."""
+
 LAUNCH = ["accelerate.commands.launch", "--config_file", CONFIGS / "accelerate" / "ddp.yaml", "-m"]
 SMALL = [
-    *("--max-rows", "300", "--max-steps", "2", "--batch-size", "16"),
+    *("--max-rows", "120", "--max-steps", "2", "--batch-size", "16"),
     *("--held-back", "8", "--compile", "no"),
 ]
 SMALL_SETS = ["--limit", "20"]
@@ -64,12 +70,49 @@ def run(*command: str | Path) -> None:
         sys.exit(status)
 
 
+def stage(folder: Path, *command: str | Path) -> None:
+    """Run a training that leaves its model below a folder, unless it has done so before."""
+    if (folder / MODEL_FOLDER).is_dir():
+        logger.info("%s is there already", folder / MODEL_FOLDER)
+    else:
+        run(*command, "--out", folder, "--resume", "yes")
+
+
 def shares(config: Path, mined: Path) -> list[str]:
     """Return a round's sources with their weights; the folder if it has none of them."""
     settings = {key: value for key, value, _ in load_mapping(config.read_text())}
     named = [source.replace("mined/", f"{mined}/", 1) for source in settings["sources"]]
     there = [source for source in named if Path(Source.parse(source).path).is_file()]
     return there or [str(mined)]
+
+
+def aligned(options: argparse.Namespace, few: list[str]) -> AutoRegModel:
+    """Align in rounds, the last one from the mean of the two before on."""
+    out: Path = options.out
+
+    def going_on(name: str, before: str, number: int) -> list[str | Path]:
+        config = CONFIGS / f"smollm2-135m-{name}.yaml"
+        settings = ["--config", config, "--sources", *shares(config, out / "mined")]
+        settings += ["--model", out / before / MODEL_FOLDER]
+        return ["autoreg_trainers.cda", *settings, "--seed", str(options.seed + number), *few]
+
+    rounds = ROUNDS[:2] if options.small else ROUNDS  # the third runs the same code
+    for number, (before, name) in enumerate(pairwise(rounds), start=1):
+        stage(out / name, *LAUNCH, *going_on(name, before, number))
+    means = mean([out / name / MODEL_FOLDER for name in rounds[-2:]], [1, 1])
+    export(means, out / "mean" / MODEL_FOLDER)
+    taught = [] if options.teacher is None else ["--teacher", options.teacher]
+    stage(out / LAST, *going_on(LAST, "mean", len(ROUNDS) + 1), *taught)
+    return AutoRegModel.from_pretrained(out / LAST / MODEL_FOLDER)
+
+
+def readable(options: argparse.Namespace, few: list[str]) -> AutoRegModel:
+    """Fit the bridge anew after InfoNCE."""
+    out: Path = options.out
+    bridge = ["--config", CONFIGS / "smollm2-135m-bridge.yaml", "--sources", options.data]
+    bridge += ["--model", out / "contrastive" / MODEL_FOLDER, "--seed", str(options.seed)]
+    stage(out / "bridge", "autoreg_trainers.ic", *bridge, *few)
+    return AutoRegModel.from_pretrained(out / "bridge" / MODEL_FOLDER)
 
 
 def main() -> None:
@@ -79,6 +122,7 @@ def main() -> None:
     parser.add_argument("--evaluate", type=Path, help="folder of evaluation sets")
     parser.add_argument("--out", type=Path, default=Path("runs/default-model"))
     parser.add_argument("--alignment", choices=["cda", "contrastive"], default="cda")
+    parser.add_argument("--teacher", help="a sentence-transformers model for the last round")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--small", action="store_true", help="a few rows and steps only")
     options = parser.parse_args()
@@ -87,33 +131,20 @@ def main() -> None:
         sys.exit(f"error: there is no folder {options.data}")
     out: Path = options.out
     few = SMALL if options.small else []
-    again = ["--resume", "yes", "--seed", str(options.seed)]
+    seed = ["--seed", str(options.seed)]
 
     mine = ["--out", out / "mined", "--max-group", "50", "--negatives", "3"]
     run("autoreg_trainers.mine", options.data, *mine)
     ic = ["--config", CONFIGS / "smollm2-135m-ic.yaml", "--sources", options.data]
-    run("autoreg_trainers.ic", *ic, "--out", out / "ic", *again, *few)
+    stage(out / "ic", "autoreg_trainers.ic", *ic, *seed, *few)
     kind = options.alignment
-    aligned = ["--config", CONFIGS / f"smollm2-135m-{kind}.yaml", "--sources", out / "mined"]
-    aligned += ["--model", out / "ic" / "model"]
-    run(f"autoreg_trainers.{kind}", *aligned, "--out", out / kind, *again, *few)
-    if kind == "cda":
-        rounds = ROUNDS[:2] if options.small else ROUNDS  # later ones run the same code
-        for number, (before, name) in enumerate(pairwise(rounds), start=1):
-            config = CONFIGS / f"smollm2-135m-{name}.yaml"
-            going_on = ["--config", config, "--model", out / before / "model", "--out", out / name]
-            going_on += ["--resume", "yes", "--seed", str(options.seed + number), *few]
-            sources = shares(config, out / "mined")
-            run(*LAUNCH, "autoreg_trainers.cda", *going_on, "--sources", *sources)
-        model = mean([out / name / "model" for name in rounds[-2:]], [1, 1])
-    else:
-        bridge = ["--config", CONFIGS / "smollm2-135m-bridge.yaml", "--sources", options.data]
-        bridge += ["--model", out / kind / "model"]
-        run("autoreg_trainers.ic", *bridge, "--out", out / "bridge", *again, *few)
-        model = AutoRegModel.from_pretrained(out / "bridge" / "model")
-    export(model, out / "model")
+    first = ["--config", CONFIGS / f"smollm2-135m-{kind}.yaml", "--sources", out / "mined"]
+    first += ["--model", out / "ic" / MODEL_FOLDER]
+    stage(out / kind, f"autoreg_trainers.{kind}", *first, *seed, *few)
+    model = aligned(options, few) if kind == "cda" else readable(options, few)
+    export(model, out / MODEL_FOLDER)
     if options.evaluate:
-        figures = ["--model", out / "model", "--out", out / "results.md"]
+        figures = ["--model", out / MODEL_FOLDER, "--out", out / "results.md"]
         figures += SMALL_SETS if options.small else []
         run("autoreg_rag.evaluate", options.evaluate, *figures)
 
