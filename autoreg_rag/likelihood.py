@@ -25,7 +25,7 @@ def token_log_probs(
 ) -> Tensor:
     """Return log p(target) at each position without the full logits.
 
-    The logits of `CHUNK` words at `CHUNK` positions are held at a time; the
+    The logits of `CHUNK` words (or `CHUNKS`) at as many positions are held at a time; the
     softmax's sums go along, as in flash attention. Logits and sums are float32
     whatever the states are: rounded to bfloat16, logits near 20 are off by up to
     0.06 nats, which adds up over a passage. The head is frozen, so what the

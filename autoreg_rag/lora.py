@@ -28,9 +28,10 @@ class FusedLoraLinear(lora.Linear):  # type: ignore[misc]  # peft's layers have 
             result: Tensor = super().forward(x, *args, **kwargs)
             return result
         output: Tensor = self.base_layer(x)
-        update = linear(x, self.lora_A[adapter].weight.to(x.dtype)).flatten(0, -2)
+        update = linear(x, self.lora_A[adapter].weight.to(x.dtype))
         last = self.lora_B[adapter].weight.to(x.dtype).T
-        rows, scale = output.view(-1, output.shape[-1]), self.scaling[adapter]
+        update, rows = update.view(-1, len(last)), output.view(-1, output.shape[-1])
+        scale = self.scaling[adapter]
         if torch.is_grad_enabled():
             return torch.addmm(rows, update, last, alpha=scale).view_as(output)
         rows.addmm_(update, last, alpha=scale)
@@ -44,7 +45,8 @@ class FusedLoraLinear(lora.Linear):  # type: ignore[misc]  # peft's layers have 
         if len(active) != 1 or active[0] not in self.lora_A:
             return None
         (adapter,) = active
-        if self.training and not isinstance(self.lora_dropout[adapter], nn.Identity):
+        dropout = self.lora_dropout[adapter]  # which may be in training by itself
+        if dropout.training and not isinstance(dropout, nn.Identity):
             return None
         last = self.lora_B[adapter]
         kind = x.device.type

@@ -1,4 +1,4 @@
-"""LoRA layers that write their update in place, against peft's own."""
+"""LoRA layers that add their update in a matrix product, against peft's own."""
 
 import copy
 
@@ -43,7 +43,7 @@ def peft_calls(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("shape", [(4,), (2, 3, 5)], ids=str)
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3, 5)], ids=str)
 @pytest.mark.parametrize("settings", [{}, {"use_rslora": True, "lora_alpha": 5}], ids=str)
 def test_fused_layers_compute_what_pefts_do(settings, shape, dtype, peft_calls):
     plain, fused = adapted(dtype, **settings)
@@ -74,6 +74,11 @@ def test_dropout_acts_in_training():
     x = torch.randn(6, 12)
     with torch.inference_mode():
         assert not torch.equal(fused.train()(x), fused.train()(x))
+    fused.eval()
+    assert torch.equal(fused(x), fused(x))
+    for layer in layers(fused):  # as objectives do, whose base never trains
+        layer.lora_dropout.train()
+    assert not torch.equal(fused(x), fused(x))
 
 
 def test_gradients_are_pefts():

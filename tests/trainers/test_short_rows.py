@@ -5,6 +5,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoreg_rag.errors import ModelError
 from autoreg_trainers.settings import TrainingSettings
 from autoreg_trainers.training import short_rows
 
@@ -41,7 +42,18 @@ def plain(rows, most):
 
 
 def short(table, most):
-    return short_rows(TrainingSettings(max_tokens=most), table).to_list()
+    """The rows that are left; none if that is an error."""
+    try:
+        return short_rows(TrainingSettings(max_tokens=most), table).to_list()
+    except ModelError:
+        return []
+
+
+def test_where_no_row_is_left_the_error_says_what_to_do():
+    row = {"query": [1, 2], "positive": [3], "negatives": [], "group": "g", "symmetric": False}
+    table = Dataset.from_list([row, row], features=FEATURES)
+    with pytest.raises(ModelError, match=r"none of the 2 rows .* raise --max-tokens"):
+        short_rows(TrainingSettings(max_tokens=1), table)
 
 
 @settings(deadline=None, max_examples=40)

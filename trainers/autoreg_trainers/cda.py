@@ -82,7 +82,7 @@ def alignment_recipe(settings: AlignmentTrainingSettings) -> Recipe:
         )
 
     def prepare(objective: Alignment, rows: Dataset) -> Dataset:
-        key = reference_key(objective.model, rows)
+        key = reference_key(objective.model, rows)  # of the rows as they were loaded
         if teacher is not None:  # first: one that is not there shows before the scores are made
             rows = teacher.read(rows, objective.model.backbone)
         return with_references(objective, rows, folder, key=key)

@@ -19,8 +19,8 @@ from autoreg_trainers.training import (
 DESCRIPTION = """
 Reference scores for Conditional Distribution Alignment: how likely the model
 makes each positive and negative given the query's vectors, before anything is
-aligned. Takes the settings of the run that will use them. Goes on where it was
-cut off.
+aligned; and a teacher's vectors, where there is one. Takes the settings of the
+run that will use them. Goes on where it was cut off.
 """
 
 

@@ -63,7 +63,7 @@ def with_references(
     Raises
     ------
     BlocksError
-        The folder holds scores of other rows, instructions or another model.
+        The folder holds scores of other rows, instructions or another model, or is damaged.
     """
     with_prefix = objective.settings.in_batch_negatives > 0
     wanted: dict[str, Any] = {**(key or reference_key(objective.model, rows))}

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoreg_rag.backbone import Backbone
 from autoreg_rag.evaluate.peer import SentenceTransformerPeer
 from autoreg_rag.files import sha256
 from autoreg_trainers.blocks import kept_blocks
-from autoreg_trainers.settings import AlignmentTrainingSettings, ContrastiveSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from autoreg_rag.backbone import Backbone
+    from autoreg_trainers.settings import AlignmentTrainingSettings, ContrastiveSettings
 
 MANIFEST_FILE = "teacher.json"
 
@@ -50,7 +51,8 @@ class Teacher:
     name
         A folder, or a name that sentence-transformers resolves.
     folder
-        Where the vectors are kept, float16, under the hash of teacher and texts.
+        Where the vectors are kept, float16, under the hash of the texts and of the teacher's
+        folder, or its name if it is none.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
@@ -123,12 +125,11 @@ class Teacher:
         Tensor, Tensor
             Of the queries, [n, m]; of the positives, then of all negatives, [c, m].
         """
-        self._table = self._table.to(device)
         places = [row[COLUMN] for row in rows]
         documents = [place[1] for place in places]
         documents += [number for place in places for number in place[2:]]
         queries = self._table[[place[0] for place in places]]
-        return queries.float(), self._table[documents].float()
+        return queries.to(device, torch.float32), self._table[documents].to(device, torch.float32)
 
 
 def teacher_of(settings: AlignmentTrainingSettings | ContrastiveSettings) -> Teacher | None:

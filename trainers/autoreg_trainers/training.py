@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from accelerate import PartialState
-from datasets import List
+from datasets import LargeList, List
 from numpy.typing import NDArray
 from transformers import (
     PrinterCallback,
@@ -210,10 +210,15 @@ def short_rows(settings: TrainingSettings, rows: Dataset) -> Dataset:
         return rows
     longest = np.zeros(len(rows), dtype=np.int64)
     for name, kind in rows.features.items():
-        if isinstance(kind, List):
+        if isinstance(kind, List | LargeList):
             table = rows.select_columns([name]).with_format("arrow")[:]
             longest = np.maximum(longest, _longest(table[name].combine_chunks()))
     kept = np.flatnonzero(longest <= settings.max_tokens)
+    if not len(kept):
+        raise ModelError(
+            f"none of the {len(rows)} rows has texts of at most {settings.max_tokens} tokens only; "
+            "raise --max-tokens"
+        )
     logger.info(
         "%d of %d rows have texts of at most %d tokens", len(kept), len(rows), settings.max_tokens
     )

@@ -120,13 +120,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder of training rows")
     parser.add_argument("--evaluate", type=Path, help="folder of evaluation sets")
-    parser.add_argument("--out", type=Path, default=Path("runs/default-model"))
+    parser.add_argument(
+        "--out", type=Path, help="folder of all stages; runs/default-model, with --small -small"
+    )
     parser.add_argument("--alignment", choices=["cda", "contrastive"], default="cda")
     parser.add_argument("--teacher", help="a sentence-transformers model for the last round")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--small", action="store_true", help="a few rows and steps only")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    if options.teacher and options.alignment != "cda":
+        parser.error("--teacher is for --alignment cda")
+    options.out = options.out or Path("runs/default-model" + "-small" * options.small)
     if not options.data.is_dir():
         sys.exit(f"error: there is no folder {options.data}")
     out: Path = options.out

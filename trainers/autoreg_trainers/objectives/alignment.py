@@ -79,7 +79,8 @@ class Alignment(Objective):
     settings
         The loss.
     teacher
-        Another encoder, whose similarities are learnt beside it.
+        Another encoder, whose similarities are learnt beside it. The rows then have what
+        `Teacher.read` gives them.
     """
 
     def __init__(

@@ -32,7 +32,8 @@ class Contrastive(Objective):
     tau
         Temperature of the cosines.
     teacher, teacher_weight
-        Another encoder, and the weight of the divergence from its similarities.
+        Another encoder, and the weight of the divergence from its similarities. The rows
+        then have what `Teacher.read` gives them.
     """
 
     separable = False
