@@ -63,6 +63,10 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(scope="session")
 def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of tiny random causal LMs, by family."""

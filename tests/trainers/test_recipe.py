@@ -46,6 +46,7 @@ def sets(tmp_path, rows_file):
     return folder.parent
 
 
+@pytest.mark.long
 def test_the_recipe_runs_from_rows_to_figures_and_not_twice(tmp_path, data, sets, real_base):
     options = [data, "--evaluate", sets, "--out", tmp_path / "out", "--small"]
     first = recipe(*options, cwd=tmp_path)
