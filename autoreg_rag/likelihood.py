@@ -67,11 +67,13 @@ class _TokenLogProbs(torch.autograd.Function):
     ) -> Tensor:
         scores = hidden.new_empty(len(targets), dtype=torch.float32)
         gradient = torch.empty_like(hidden) if with_gradient else None
-        chunk = _chunk(hidden)
+        chunk = CHUNKS.get(hidden.device.type, CHUNK)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(targets), chunk):
                 part = slice(start, start + chunk)
-                found, slopes = _scores(hidden[part], weight, targets[part], softcap, with_gradient)
+                found, slopes = _scores(
+                    hidden[part], weight, targets[part], chunk, softcap, with_gradient
+                )
                 scores[part] = found
                 if gradient is not None and slopes is not None:
                     gradient[part] = slopes
@@ -86,7 +88,12 @@ class _TokenLogProbs(torch.autograd.Function):
 
 
 def _scores(
-    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None, with_gradient: bool
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    chunk: int,
+    softcap: float | None,
+    with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Return log p(target), [n], and its gradient by the states, [n, d], if it is wanted."""
     states = hidden.float()
@@ -94,8 +101,8 @@ def _scores(
     total = states.new_zeros(len(states), 1)
     chosen, slope = states.new_zeros(len(states), 1), states.new_ones(len(states), 1)
     mean = torch.zeros_like(states) if with_gradient else None  # of the words' vectors
-    for start in range(0, len(weight), _chunk(hidden)):
-        words = weight[start : start + _chunk(hidden)]
+    for start in range(0, len(weight), chunk):
+        words = weight[start : start + chunk]
         with _exact_products(hidden):
             logits = states @ words.float().T
         slopes: Tensor | None = None
@@ -117,10 +124,6 @@ def _scores(
             mean.mul_(shrunk).add_(exponentials.to(words.dtype) @ words)
     scores = (chosen - largest - total.log())[:, 0]
     return scores, None if mean is None else slope * weight[targets] - mean / total
-
-
-def _chunk(hidden: Tensor) -> int:
-    return CHUNKS.get(hidden.device.type, CHUNK)
 
 
 @contextmanager

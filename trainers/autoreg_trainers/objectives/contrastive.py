@@ -77,8 +77,7 @@ class Contrastive(Objective):
         loss = contrasted.loss.sum()
         if contrasted.divergence is not None:
             loss = loss + self.teacher_weight * contrasted.divergence.sum()
-        vectors_of_pairs = queries.detach(), own[:n].detach()
-        return Outcome(loss, n, contrasted.sums(), vectors_of_pairs)
+        return Outcome(loss, n, contrasted.sums(), (queries.detach(), own[:n].detach()))
 
 
 @dataclass
