@@ -1,4 +1,4 @@
-"""Short real rows, a tiny teacher, a cache, and the training commands as tests run them."""
+"""Short real rows, two tiny teachers, a cache, and the training commands as tests run them."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ def teacher_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) 
     """A real sentence-transformers model with different prompts for queries and documents."""
     pytest.importorskip("sentence_transformers")
     return make_teacher(tmp_path_factory.mktemp("teacher") / "model", tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def other_folder(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    """Another such model, whose vectors are of another length."""
+    pytest.importorskip("sentence_transformers")
+    folder = tmp_path_factory.mktemp("other") / "model"
+    return make_teacher(folder, tiny_folder, seed=1, head=1, width=3)
 
 
 @pytest.fixture(scope="module")

@@ -28,10 +28,10 @@ OBJECTIVES = {
     "contrastive": lambda model, teacher: Contrastive(model, 200, tau=0.3),
     "alignment": lambda model, teacher: Alignment(model, 200, aligned(contrastive_weight=5)),
     "taught-contrastive": lambda model, teacher: Contrastive(
-        model, 200, tau=0.3, teacher=teacher, teacher_weight=7
+        model, 200, tau=0.3, teacher=teacher, teacher_weight=7, teacher_cosine_weight=90
     ),
     "taught-alignment": lambda model, teacher: Alignment(
-        model, 200, aligned(teacher_weight=7), teacher
+        model, 200, aligned(teacher_weight=7, teacher_cosine_weight=90), teacher
     ),
 }
 
@@ -54,7 +54,7 @@ def work(rank: int, folder: Path, teacher_folder: Path, out: Path) -> None:
     teachers.BLOCK, teachers.SentenceTransformerPeer = BLOCK, peer
     with together(rank, out):
         model = prepared(folder)
-        teacher, rows = taught(rows_of(model), model, teacher_folder, out / "teacher")
+        teacher, rows = taught(rows_of(model), model, [teacher_folder], out / "teacher")
         save_file({"read": torch.tensor(len(peer.texts))}, out / f"read-{rank}.safetensors")
         share = rows[slice(*SHARES[rank])]
         for kind, make in OBJECTIVES.items():

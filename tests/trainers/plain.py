@@ -229,7 +229,23 @@ class Plain:
         return nce([self.cosine(query, e) for e in candidates], tau)
 
     def divergence(self, rows, taught, tau: float):
-        """KL(teacher || student) of the shares of similarity, summed over rows.
+        """KL(teacher || student) of the shares of similarity, summed over rows."""
+        total = torch.zeros(()).double()
+        for theirs, ours in self.similarities(rows, taught):
+            wanted, found = shares(theirs, tau), shares(ours, tau)
+            total = total + sum(p * torch.log(p / q) for p, q in zip(wanted, found, strict=True))
+        return total
+
+    def cosine_error(self, rows, taught):
+        """The mean square of what teacher's and student's cosines differ by, summed over rows."""
+        total = torch.zeros(()).double()
+        for theirs, ours in self.similarities(rows, taught):
+            squares = [(t - s) ** 2 for t, s in zip(theirs, ours, strict=True)]
+            total = total + sum(squares) / len(squares)
+        return total
+
+    def similarities(self, rows, taught):
+        """Yield the teacher's cosines of each row's query to all candidates, and the student's.
 
         `taught` holds the teacher's vectors of each row's query, positive and negatives.
         Candidates are all rows' positives and negatives, whatever they answer.
@@ -238,13 +254,10 @@ class Plain:
         texts += [ids for row in rows for ids in row["negatives"]]
         vectors = [own[1] for own in taught] + [vector for own in taught for vector in own[2:]]
         documents = [self.document(ids) for ids in texts]
-        total = torch.zeros(()).double()
         for row, own in zip(rows, taught, strict=True):
             query = self.query(row)
-            wanted = shares([own[0] @ vector for vector in vectors], tau)
-            found = shares([self.cosine(query, e) for e in documents], tau)
-            total = total + sum(p * torch.log(p / q) for p, q in zip(wanted, found, strict=True))
-        return total
+            theirs = [own[0] @ vector for vector in vectors]
+            yield theirs, [self.cosine(query, e) for e in documents]
 
     def cosine(self, first, second):
         return cosine_similarity(self.pooled(first), self.pooled(second), dim=0)

@@ -1,7 +1,8 @@
-"""A tiny teacher, and the vectors that it gives to rows' texts, straight from its own package."""
+"""Tiny teachers, and the vectors that they give to rows' texts, straight from their package."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ PROMPTS = {"query": "ask: ", "document": "tell: "}
 COLUMNS = ("query", "positive", "negatives", "symmetric", "group")
 
 
-def make_teacher(folder: Path, base: Path, *, seed: int = 0, head: int = 0) -> Path:
+def make_teacher(folder: Path, base: Path, *, seed: int = 0, head: int = 0, width: int = 5) -> Path:
     """Save a sentence-transformers model of random word vectors with a random layer on top.
 
     Parameters
@@ -29,6 +30,8 @@ def make_teacher(folder: Path, base: Path, *, seed: int = 0, head: int = 0) -> P
         Where it is saved; whose tokenizer it has.
     seed, head
         Of the vectors; of the layer.
+    width
+        Length of what the layer gives.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Dense, StaticEmbedding
@@ -37,7 +40,7 @@ def make_teacher(folder: Path, base: Path, *, seed: int = 0, head: int = 0) -> P
     size = (tokenizer.get_vocab_size(), 7)
     vectors = np.random.default_rng(seed).normal(size=size).astype(np.float32)
     torch.manual_seed(head)
-    modules = [StaticEmbedding(tokenizer, embedding_weights=vectors), Dense(7, 5)]
+    modules = [StaticEmbedding(tokenizer, embedding_weights=vectors), Dense(7, width)]
     SentenceTransformer(modules=modules, prompts=PROMPTS, device="cpu").save(str(folder))
     return folder
 
@@ -70,10 +73,10 @@ def dataset(rows: list[dict[str, Any]]) -> Dataset:
 
 
 def taught(
-    rows: list[dict[str, Any]], model: AutoRegModel, name: Path, folder: Path
+    rows: list[dict[str, Any]], model: AutoRegModel, names: Sequence[Path], folder: Path
 ) -> tuple[Teacher, list[dict[str, Any]]]:
-    """Return the teacher of that name, and the rows that it has read."""
-    teacher = Teacher(str(name), folder)
+    """Return the teacher of those names, and the rows that it has read."""
+    teacher = Teacher([str(name) for name in names], folder)
     places = teacher.read(dataset(rows), model.backbone)[COLUMN]
     return teacher, [{**row, COLUMN: list(own)} for row, own in zip(rows, places, strict=True)]
 

@@ -39,6 +39,7 @@ def plain_loss(plain, rows, settings, vectors=()):
     if vectors:
         divergence = plain.divergence(rows, vectors, settings.contrastive_tau)
         loss = loss + settings.teacher_weight * divergence
+        loss = loss + settings.teacher_cosine_weight * plain.cosine_error(rows, vectors)
     return loss
 
 
@@ -239,18 +240,25 @@ def test_a_teachers_similarities_are_learnt_beside_it(
     model = prepared(tiny_folder)
     rows = triplets(model, negatives=(1, 0, 2, 1))
     rows[3]["positive"] = rows[0]["positive"]
-    teacher, rows = taught(rows, model, teacher_folder, tmp_path)
+    teacher, rows = taught(rows, model, [teacher_folder], tmp_path)
     settings = AlignmentSettings(
-        form=form, contrastive_weight=weight, contrastive_tau=0.2, teacher_weight=3, **WIDE
+        form=form,
+        contrastive_weight=weight,
+        contrastive_tau=0.2,
+        teacher_weight=3,
+        teacher_cosine_weight=20,
+        **WIDE,
     )
     objective = Alignment(model, 300, settings, teacher)
     assert objective.exchanges
     assert not objective.separable
     assert_plain(objective, tiny_folder, rows, vectors_of(rows, model, teacher_folder))
     pure = Alignment(model, 300, settings)
-    term, count = objective(rows).sums["divergence"]
+    sums = objective(rows).sums
+    (divergence, count), (error, _) = sums["divergence"], sums["cosine_error"]
     assert count == 4
-    assert objective(rows).loss.item() == pytest.approx(pure(rows).loss.item() + 3 * term)
+    added = 3 * divergence + 20 * error
+    assert objective(rows).loss.item() == pytest.approx(pure(rows).loss.item() + added)
     assert "divergence" not in pure(rows).sums
     for row in rows:  # negatives are encoded too
         assert objective.encoder_tokens(row) == Contrastive(model, 300).encoder_tokens(row)

@@ -22,6 +22,8 @@ def assert_plain(objective, folder, rows, vectors=()):
     if vectors:
         divergence = plain.divergence(rows, vectors, objective.tau)
         expected = expected + objective.teacher_weight * divergence
+        error = plain.cosine_error(rows, vectors)
+        expected = expected + objective.teacher_cosine_weight * error
     outcome, found = gradients(objective, rows)
     assert outcome.loss.item() == pytest.approx(expected.item(), rel=1e-4)
     wanted = plain.gradients(expected)
@@ -53,6 +55,27 @@ def test_neither_budget_nor_passes_change_loss_or_gradients(tiny_folder, budget,
     objective = Contrastive(model, budget, tau=0.3)
     objective.one_pass = one_pass
     assert_plain(objective, tiny_folder, triplets(model))
+
+
+def test_what_the_backward_pass_begins_with_is_not_worked_out_again(tiny_folder, monkeypatch):
+    model = prepared(tiny_folder)
+    texts = [[5, 6, 7], [8, 9, 10], [11, 12, 13]]
+    read = []
+    latents = model.encoder.latents
+
+    def recording(batch):
+        read.append(len(batch))
+        return latents(batch)
+
+    monkeypatch.setattr(model.encoder, "latents", recording)
+    each = 3 + model.neck.k
+    for budget, again in ((3 * each, 0), (2 * each, 1), (each, 2), (each - 1, 3)):
+        read.clear()
+        encoded = Contrastive(model, budget).encode(texts)
+        once = list(read)
+        assert sum(once) == len(texts)
+        encoded.sum().backward()
+        assert len(read) - len(once) == again, budget
 
 
 def test_gradients_are_the_slopes_of_the_plain_loss(tiny_folder):
@@ -164,23 +187,35 @@ def test_a_teachers_similarities_are_learnt_with_their_weight(
     rows[1]["group"] = rows[0]["group"]
     rows[3]["positive"] = rows[2]["positive"]
     rows[3]["negatives"][1] = rows[0]["positive"]
-    teacher, rows = taught(rows, model, teacher_folder, tmp_path)
+    teacher, rows = taught(rows, model, [teacher_folder], tmp_path)
     vectors = vectors_of(rows, model, teacher_folder)
-    objective = Contrastive(model, budget, tau=0.3, teacher=teacher, teacher_weight=3)
+    weights = {"teacher_weight": 3, "teacher_cosine_weight": 50}
+    objective = Contrastive(model, budget, tau=0.3, teacher=teacher, **weights)
     objective.one_pass = one_pass
     assert_plain(objective, tiny_folder, rows, vectors)
     sums = objective(rows).sums
-    expected = Plain(model, tiny_folder).divergence(rows, vectors, 0.3).item()
-    assert sums["divergence"] == (pytest.approx(expected, rel=1e-4), 4)
+    plain = Plain(model, tiny_folder)
+    expected = plain.divergence(rows, vectors, 0.3).item(), plain.cosine_error(rows, vectors).item()
+    assert sums["divergence"] == (pytest.approx(expected[0], rel=1e-4), 4)
+    assert sums["cosine_error"] == (pytest.approx(expected[1], rel=1e-4), 4)
     pure = Contrastive(model, budget, tau=0.3)(rows).sums
     assert sums["info_nce"] == (pytest.approx(pure["info_nce"][0], rel=1e-5), 4)
     assert sums["ranked_first"] == pure["ranked_first"]
 
 
-def test_steps_bring_the_similarities_near_the_teachers(tiny_folder, teacher_folder, tmp_path):
+@pytest.mark.parametrize(
+    ("figure", "weights"),
+    [
+        ("divergence", {"teacher_weight": 100}),
+        ("cosine_error", {"teacher_weight": 0, "teacher_cosine_weight": 1000}),
+    ],
+)
+def test_steps_bring_the_similarities_near_the_teachers(
+    tiny_folder, teacher_folder, tmp_path, figure, weights
+):
     model = prepared(tiny_folder)
-    teacher, rows = taught(triplets(model), model, teacher_folder, tmp_path)
-    objective = Contrastive(model, 512, tau=0.3, teacher=teacher, teacher_weight=100).train()
+    teacher, rows = taught(triplets(model), model, [teacher_folder], tmp_path)
+    objective = Contrastive(model, 512, tau=0.3, teacher=teacher, **weights).train()
     values = [value for value in model.parameters() if value.requires_grad]
     optimizer = torch.optim.Adam(values, lr=1e-2)
     seen = []
@@ -189,7 +224,7 @@ def test_steps_bring_the_similarities_near_the_teachers(tiny_folder, teacher_fol
         outcome = objective(rows)
         outcome.loss.backward()
         optimizer.step()
-        seen.append(outcome.sums["divergence"][0])
+        seen.append(outcome.sums[figure][0])
     assert seen[-1] < 0.2 * seen[0]
 
 
@@ -209,7 +244,7 @@ def test_two_processes_are_as_one(tiny_folder, teacher_folder, tmp_path, shares,
     """Losses add up to that of the whole batch in one process, and so do gradients."""
     shares = shares[kind]
     model = prepared(tiny_folder)
-    teacher, rows = taught(rows_of(model), model, teacher_folder, tmp_path)
+    teacher, rows = taught(rows_of(model), model, [teacher_folder], tmp_path)
     objective = OBJECTIVES[kind](model, teacher).train()
     assert objective.exchanges
     outcome, expected = gradients(objective, rows)

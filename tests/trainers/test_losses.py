@@ -10,6 +10,7 @@ from autoreg_trainers.losses import (
     ALIGNMENT_FORMS,
     alignment_score,
     cda_loss,
+    cosine_error,
     info_nce,
     listwise_divergence,
     saturated,
@@ -149,6 +150,14 @@ def test_only_differences_of_similarities_are_asked_for(rows, constant, tau):
         listwise_divergence(teacher, student - constant, tau),
     ):
         torch.testing.assert_close(changed, divergence)
+
+
+@given(LISTS, LISTS)
+def test_the_cosine_error_is_the_mean_square_of_each_row(wanted, found):
+    pairs = list(zip(wanted, found, strict=False))
+    teacher, student = (double(*rows) for rows in zip(*pairs, strict=True))
+    expected = ((teacher - student).numpy() ** 2).mean(axis=1)
+    assert cosine_error(teacher, student).tolist() == pytest.approx(expected)
 
 
 @given(st.floats(-50, 50))

@@ -44,7 +44,7 @@ def make_trainer(objective, rows, folder):
 def step(objective, rows, folder):
     """Return the loss, gradients and figures of one step."""
     trainer = make_trainer(objective, rows, folder)
-    loss = trainer.training_step(objective, {"rows": rows})
+    loss = trainer.training_step(objective, trainer.data_collator(rows))
     gradients = {
         name: value.grad.clone()
         for name, value in objective.named_parameters()

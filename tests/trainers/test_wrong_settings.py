@@ -6,7 +6,6 @@ import pytest
 
 from autoreg_rag.model import AutoRegModel
 from tests.trainers.running import flags, short_rows
-from tests.trainers.teaching import make_teacher
 
 
 @pytest.fixture
@@ -89,8 +88,10 @@ def test_a_wrong_value_is_named(refusal, options, tmp_path, name):
         ("cda", "in_batch_negatives", -1),
         ("cda", "contrastive_tau", 0),
         ("cda", "teacher_weight", -1),
+        ("cda", "teacher_cosine_weight", -1),
         ("contrastive", "tau", 0),
         ("contrastive", "teacher_weight", -0.5),
+        ("contrastive", "teacher_cosine_weight", -0.5),
     ],
 )
 def test_a_wrong_value_of_one_kind_of_training_is_named(
@@ -165,22 +166,22 @@ def test_references_of_another_model_or_of_other_rows_are_refused(
 
 @pytest.mark.parametrize("name", ["cda", "contrastive", "reference"])
 def test_a_teacher_that_is_not_there_is_named_before_anything_is_made(
-    refusal, options, tmp_path, name
+    refusal, options, tmp_path, teacher_folder, name
 ):
-    pytest.importorskip("sentence_transformers")
-    assert "/no/such" in refusal(name, *options, "--teacher", "/no/such")
-    assert not (tmp_path / "run").exists()
+    for before in ([], [teacher_folder]):
+        assert "/no/such" in refusal(name, *options, "--teacher", *before, "/no/such")
+        assert not (tmp_path / "run").exists()
 
 
-def test_vectors_of_another_teacher_are_refused(
-    here, refusal, options, tmp_path, tiny_folder, teacher_folder
+def test_vectors_of_other_teachers_are_refused(
+    here, refusal, options, tmp_path, teacher_folder, other_folder
 ):
     teacher = ["--teacher", teacher_folder]
     assert here("contrastive", *options, *teacher)[0] == 0
-    other = make_teacher(tmp_path / "other", tiny_folder, seed=1)
-    line = refusal("contrastive", *options, "--teacher", other, "--resume", "yes")
-    assert str(tmp_path / "run" / "teacher") in line
-    assert "other teacher" in line
+    for others in ([other_folder], [teacher_folder, other_folder]):
+        line = refusal("contrastive", *options, "--teacher", *others, "--resume", "yes")
+        assert str(tmp_path / "run" / "teacher") in line
+        assert "other teachers" in line
 
 
 def test_an_adapter_is_not_put_on_a_model_trained_whole(here, refusal, options, tmp_path):

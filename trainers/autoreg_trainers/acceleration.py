@@ -23,6 +23,9 @@ def training_attention(device: torch.device) -> str | None:
     On CPUs the backward pass of ``sdpa`` is slow for passages of up to some
     hundred tokens; `benchmarks/train_step.py` measures it.
     """
+    if device.type == "cuda":
+        # cuDNN plans anew for each shape, and nearly every batch has one of its own.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return "eager" if device.type == "cpu" else None
 
 

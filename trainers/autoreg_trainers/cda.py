@@ -77,6 +77,7 @@ def alignment_recipe(settings: AlignmentTrainingSettings) -> Recipe:
                 contrastive_tau=settings.contrastive_tau,
                 compression_weight=settings.compression_weight,
                 teacher_weight=settings.teacher_weight,
+                teacher_cosine_weight=settings.teacher_cosine_weight,
             ),
             teacher,
         )

@@ -36,6 +36,7 @@ def contrastive(settings: ContrastiveSettings) -> None:
             tau=settings.tau,
             teacher=teacher,
             teacher_weight=settings.teacher_weight,
+            teacher_cosine_weight=settings.teacher_cosine_weight,
         ),
         prepare=lambda objective, rows: (
             rows if teacher is None else teacher.read(rows, objective.model.backbone)

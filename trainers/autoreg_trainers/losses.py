@@ -131,6 +131,25 @@ def listwise_divergence(teacher: Tensor, similarities: Tensor, tau: float) -> Te
     return kl_div(found, wanted, reduction="none", log_target=True).sum(dim=1)
 
 
+def cosine_error(teacher: Tensor, similarities: Tensor) -> Tensor:
+    """Return the mean squared difference between two lists of similarities, row by row.
+
+    The divergence of lists at a low temperature tells only the nearest candidates apart:
+    this one also says how far apart all others are.
+
+    Parameters
+    ----------
+    teacher, similarities
+        Of each query to each candidate, [n, c].
+
+    Returns
+    -------
+    Tensor
+        [n].
+    """
+    return (similarities - teacher).square().mean(dim=1)
+
+
 def saturated(argument: Tensor) -> Tensor:
     """Tell where a sigmoid's slope at `argument` is too small to learn from."""
     value = torch.sigmoid(argument)

@@ -19,7 +19,7 @@ from autoreg_trainers.training import (
 DESCRIPTION = """
 Reference scores for Conditional Distribution Alignment: how likely the model
 makes each positive and negative given the query's vectors, before anything is
-aligned; and a teacher's vectors, where there is one. Takes the settings of the
+aligned; and teachers' vectors, where there are any. Takes the settings of the
 run that will use them. Goes on where it was cut off.
 """
 

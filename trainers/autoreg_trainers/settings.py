@@ -122,12 +122,15 @@ class AlignmentTrainingSettings(TrainingSettings):
     compression_weight: float = option(
         0.0, "Weight of the positives' negative log-likelihood per token beside CDA."
     )
-    teacher: str | None = option(
-        None,
-        "A sentence-transformers model whose similarities the pooled vectors learn as well; "
-        "none is the pure method.",
+    teacher: list[str] = option(
+        [],
+        "Sentence-transformers models whose similarities, their mean where there are several, "
+        "the pooled vectors learn as well; none is the pure method.",
     )
     teacher_weight: float = option(1.0, "Weight of the divergence from them.")
+    teacher_cosine_weight: float = option(
+        0.0, "Weight of the mean squared difference from them, over all candidates."
+    )
     references: str | None = option(
         None, "Folder of reference scores; made, or taken from there if they fit."
     )
@@ -140,7 +143,12 @@ class ContrastiveSettings(TrainingSettings):
     learning_rate: float = option(3e-5, "Peak learning rate.")
     negatives: int = option(1, "Hard negatives of a row that are used.")
     tau: float = option(0.05, "Temperature of InfoNCE.")
-    teacher: str | None = option(
-        None, "A sentence-transformers model whose similarities are learnt as well."
+    teacher: list[str] = option(
+        [],
+        "Sentence-transformers models whose similarities, their mean where there are several, "
+        "are learnt as well.",
     )
     teacher_weight: float = option(1.0, "Weight of the divergence from them.")
+    teacher_cosine_weight: float = option(
+        0.0, "Weight of the mean squared difference from them, over all candidates."
+    )

@@ -1,8 +1,9 @@
-"""A teacher: another encoder, whose similarities between texts are learnt."""
+"""A teacher: other encoders, whose similarities between texts are learnt."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -31,32 +32,35 @@ COLUMN = "teacher"
 """Numbers of the vectors of a row's query, positive and negatives."""
 
 BATCH = 128
-"""Texts that the teacher reads at once."""
+"""Texts that a teacher's model reads at once."""
 
 _COLUMNS = ["query", "positive", "negatives", "symmetric"]
 _BATCH_ROWS = 4096
 
 _HASHED = {".bin", ".json", ".model", ".safetensors", ".txt"}
-"""Endings of the files of a teacher's folder that its vectors depend on."""
+"""Endings of the files of a model's folder that its vectors depend on."""
 
 _Text = tuple[bool, tuple[int, ...]]
 """Whether it is read as a document, and its ids."""
 
 
 class Teacher:
-    """A sentence-transformers model's vectors of all texts of some rows, worked out once.
+    """Sentence-transformers models' vectors of all texts of some rows, worked out once.
+
+    A text's vectors are joined to one of unit length, so that the product of two such is the
+    mean of the models' cosines.
 
     Parameters
     ----------
-    name
-        A folder, or a name that sentence-transformers resolves.
+    names
+        Folders, or names that sentence-transformers resolves; at least one.
     folder
-        Where the vectors are kept, float16, under the hash of the texts and of the teacher's
-        folder, or its name if it is none.
+        Where the vectors are kept, float16, under the hash of the texts and of each model's
+        folder, or its name if it is none, in order.
     """
 
-    def __init__(self, name: str, folder: Path) -> None:
-        self.name = name
+    def __init__(self, names: Sequence[str], folder: Path) -> None:
+        self.names = names
         self.folder = folder
         self._table = torch.empty(0)
 
@@ -81,11 +85,11 @@ class Teacher:
         Raises
         ------
         BlocksError
-            The folder holds vectors of other texts or of another teacher, or is damaged.
+            The folder holds vectors of other texts or of other models, or is damaged.
         EvaluationError
             sentence-transformers is not installed.
         ModelError
-            It cannot load the teacher.
+            It cannot load one of the models.
         """
         numbers: dict[_Text, int] = {}
         places = [
@@ -96,21 +100,25 @@ class Teacher:
         texts = list(numbers)
 
         @cache
-        def peer() -> SentenceTransformerPeer:
-            return SentenceTransformerPeer(self.name, device=str(backbone.device), batch_size=BATCH)
+        def peers() -> list[SentenceTransformerPeer]:
+            device = str(backbone.device)
+            return [
+                SentenceTransformerPeer(name, device=device, batch_size=BATCH)
+                for name in self.names
+            ]
 
         def compute(part: range) -> dict[str, Tensor]:
-            return {"vectors": _encode(peer(), backbone, texts[part.start : part.stop])}
+            return {"vectors": _encode(peers(), backbone, texts[part.start : part.stop])}
 
         if not (self.folder / MANIFEST_FILE).is_file():
-            peer()  # a teacher that cannot be loaded leaves nothing
+            peers()  # one that cannot be loaded leaves nothing
         self._table = kept_blocks(
             compute,
             len(texts),
             self.folder,
             what="teacher's vectors",
             manifest=MANIFEST_FILE,
-            wanted={"teacher": _digest(self.name), "texts": _hash(texts)},
+            wanted={"teachers": [_digest(name) for name in self.names], "texts": _hash(texts)},
             block=BLOCK,
         )["vectors"]
         return rows.add_column(COLUMN, places)
@@ -134,7 +142,7 @@ class Teacher:
 
 def teacher_of(settings: AlignmentTrainingSettings | ContrastiveSettings) -> Teacher | None:
     """Return the teacher that a run is to have, if any."""
-    if settings.teacher is None:
+    if not settings.teacher:
         return None
     return Teacher(settings.teacher, Path(settings.out) / "teacher")
 
@@ -146,17 +154,23 @@ def _texts(row: tuple[Any, ...]) -> list[_Text]:
     return [(bool(symmetric), tuple(query)), *documents]
 
 
-def _encode(peer: SentenceTransformerPeer, backbone: Backbone, texts: Sequence[_Text]) -> Tensor:
-    """Return the vectors of some texts, float16 [t, m]."""
+def _encode(
+    peers: Sequence[SentenceTransformerPeer], backbone: Backbone, texts: Sequence[_Text]
+) -> Tensor:
+    """Return the vectors of some texts, all peers' side by side, float16 [t, m]."""
     decoded = backbone.tokenizer.backend_tokenizer.decode_batch(
         [list(ids) for _, ids in texts], skip_special_tokens=False
     )
-    result: dict[int, np.ndarray] = {}
-    for role, encode in ((False, peer.encode_queries), (True, peer.encode_documents)):
-        mine = [i for i, (document, _) in enumerate(texts) if document == role]
-        if mine:
-            result |= zip(mine, encode([decoded[i] for i in mine]), strict=True)
-    return torch.from_numpy(np.stack([result[i] for i in range(len(texts))])).half()
+    queries = [i for i, (document, _) in enumerate(texts) if not document]
+    documents = [i for i, (document, _) in enumerate(texts) if document]
+    parts = []
+    for peer in peers:
+        vectors: dict[int, np.ndarray] = {}
+        for mine, encode in ((queries, peer.encode_queries), (documents, peer.encode_documents)):
+            if mine:
+                vectors |= zip(mine, encode([decoded[i] for i in mine]), strict=True)
+        parts.append(np.stack([vectors[i] for i in range(len(texts))]))
+    return torch.from_numpy(np.concatenate(parts, axis=1) / math.sqrt(len(parts))).half()
 
 
 def _digest(name: str) -> str:

@@ -7,6 +7,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ class AutoRegTrainer(Trainer):
         sampler: Sampler[int] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(objective, args, data_collator=_as_rows, **kwargs)
+        super().__init__(objective, args, data_collator=_as_batch, **kwargs)
         self.objective = objective
         self.neck_learning_rate = neck_learning_rate
         self.keep_checkpoints = keep_checkpoints
@@ -125,7 +126,7 @@ class AutoRegTrainer(Trainer):
     ) -> Tensor:
         """Add a batch's gradients; return its mean loss per unit, this process's share."""
         model.train()
-        rows: list[Row] = inputs["rows"]
+        rows: list[Row] = inputs["batch"].rows
         # What processes exchange is not in the loop, which each may run a different
         # number of times.
         units = self._over_processes({"units": (float(sum(map(self.objective.units, rows))), 1)})
@@ -364,8 +365,15 @@ def _drop_checkpoints(folder: Path, keep: int) -> None:
             shutil.rmtree(path)
 
 
-def _as_rows(rows: list[Row]) -> dict[str, list[Row]]:
-    return {"rows": rows}
+@dataclass
+class _Batch:
+    """Rows that accelerate does not look through, number by number, for tensors to move."""
+
+    rows: list[Row]
+
+
+def _as_batch(rows: list[Row]) -> dict[str, _Batch]:
+    return {"batch": _Batch(rows)}
 
 
 def _add(totals: Figures, sums: Figures) -> None:

@@ -354,6 +354,7 @@ _LEAST = {
     "contrastive_weight": 0,
     "compression_weight": 0,
     "teacher_weight": 0,
+    "teacher_cosine_weight": 0,
     "seed": 0,
 }
 _POSITIVE = ("learning_rate", "neck_learning_rate", "epochs", "beta", "tau", "contrastive_tau")

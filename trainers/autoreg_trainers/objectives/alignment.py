@@ -51,6 +51,8 @@ class AlignmentSettings:
     teacher_weight
         Weight of the divergence from the similarities of a teacher, if there is one, at
         `contrastive_tau`.
+    teacher_cosine_weight
+        Weight of the mean squared difference from them.
     """
 
     form: AlignmentForm = "log_ratio"
@@ -62,6 +64,7 @@ class AlignmentSettings:
     contrastive_tau: float = 0.05
     compression_weight: float = 0.0
     teacher_weight: float = 1.0
+    teacher_cosine_weight: float = 0.0
 
 
 class Alignment(Objective):
@@ -174,8 +177,7 @@ class Alignment(Objective):
             )
             sums |= contrasted.sums()
             loss = loss + settings.contrastive_weight * contrasted.loss.sum()
-            if contrasted.divergence is not None:
-                loss = loss + settings.teacher_weight * contrasted.divergence.sum()
+            loss = loss + contrasted.lesson(settings.teacher_weight, settings.teacher_cosine_weight)
         if settings.compression_weight:
             compressed = -_per_token(torch.stack(generated).mean(dim=0), positives)
             sums["nll"] = summed(compressed)

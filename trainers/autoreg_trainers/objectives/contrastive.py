@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from autoreg_rag.model import AutoRegModel
-from autoreg_trainers.losses import info_nce, listwise_divergence
+from autoreg_trainers.losses import cosine_error, info_nce, listwise_divergence
 from autoreg_trainers.objectives.objective import Objective, Outcome, Row, summed
 from autoreg_trainers.teacher import Teacher
 
@@ -31,9 +31,9 @@ class Contrastive(Objective):
         See `Objective`.
     tau
         Temperature of the cosines.
-    teacher, teacher_weight
-        Another encoder, and the weight of the divergence from its similarities. The rows
-        then have what `Teacher.read` gives them.
+    teacher, teacher_weight, teacher_cosine_weight
+        Another encoder, and the weights of the divergence and of the squared difference from
+        its similarities. The rows then have what `Teacher.read` gives them.
     """
 
     separable = False
@@ -47,11 +47,13 @@ class Contrastive(Objective):
         tau: float = 0.05,
         teacher: Teacher | None = None,
         teacher_weight: float = 1.0,
+        teacher_cosine_weight: float = 0.0,
     ) -> None:
         super().__init__(model, token_budget)
         self.tau = tau
         self.teacher = teacher
         self.teacher_weight = teacher_weight
+        self.teacher_cosine_weight = teacher_cosine_weight
 
     def units(self, row: Row) -> int:
         """Return 1."""
@@ -75,8 +77,7 @@ class Contrastive(Objective):
             rows, queries, own, tau=self.tau, gather=self.training, teacher=self.teacher
         )
         loss = contrasted.loss.sum()
-        if contrasted.divergence is not None:
-            loss = loss + self.teacher_weight * contrasted.divergence.sum()
+        loss = loss + contrasted.lesson(self.teacher_weight, self.teacher_cosine_weight)
         return Outcome(loss, n, contrasted.sums(), (queries.detach(), own[:n].detach()))
 
 
@@ -90,13 +91,20 @@ class Contrasted:
         InfoNCE.
     ranked_first
         Whether the positive is the most similar candidate.
-    divergence
+    divergence, cosine_error
         From the teacher's similarities, where there is a teacher.
     """
 
     loss: Tensor
     ranked_first: Tensor
-    divergence: Tensor | None
+    divergence: Tensor | None = None
+    cosine_error: Tensor | None = None
+
+    def lesson(self, weight: float, cosine_weight: float) -> Tensor | float:
+        """Return what the teacher adds to the loss, summed over the rows."""
+        if self.divergence is None or self.cosine_error is None:
+            return 0.0
+        return weight * self.divergence.sum() + cosine_weight * self.cosine_error.sum()
 
     def sums(self) -> dict[str, tuple[float, int]]:
         """Return the figures to report."""
@@ -104,8 +112,9 @@ class Contrasted:
             "info_nce": summed(self.loss),
             "ranked_first": summed(self.ranked_first.float()),
         }
-        if self.divergence is not None:
+        if self.divergence is not None and self.cosine_error is not None:
             sums["divergence"] = summed(self.divergence)
+            sums["cosine_error"] = summed(self.cosine_error)
         return sums
 
 
@@ -150,14 +159,14 @@ def contrast(
     mask[torch.arange(n, device=queries.device), positives] = True
     cosines = queries @ candidates[:, :d].T
     similarities = cosines.masked_fill(~mask, -torch.inf)
-    divergence = None
-    if taught is not None:
-        divergence = listwise_divergence(taught[0] @ candidates[:, d:].T.detach(), cosines, tau)
-    return Contrasted(
-        info_nce(similarities, positives, tau),
-        similarities.argmax(dim=1) == positives,
-        divergence,
+    contrasted = Contrasted(
+        info_nce(similarities, positives, tau), similarities.argmax(dim=1) == positives
     )
+    if taught is not None:
+        wanted = taught[0] @ candidates[:, d:].T.detach()
+        contrasted.divergence = listwise_divergence(wanted, cosines, tau)
+        contrasted.cosine_error = cosine_error(wanted, cosines)
+    return contrasted
 
 
 def document_keys(rows: Sequence[Row]) -> np.ndarray:

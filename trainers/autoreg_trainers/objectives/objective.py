@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -150,21 +151,23 @@ class Objective(nn.Module, ABC):
         """Return e of each sequence, each distinct one encoded once, [n, k, d].
 
         Activations beyond the budget are not kept but worked out again in the
-        backward pass (gradient checkpointing, batch by batch).
+        backward pass (gradient checkpointing, batch by batch). That pass begins with
+        the last batches, so theirs are kept: they are gone before others come back.
         """
         distinct = list(dict.fromkeys(map(tuple, sequences)))
         lengths = [len(ids) + self.model.neck.k for ids in distinct]
-        large = sum(lengths) > self.token_budget and not self.one_pass
-        recompute = torch.is_grad_enabled() and large
+        left = sum(lengths)
         order: list[int] = []
         parts = []
         for positions in self.buckets(lengths):
             batch = [distinct[i] for i in positions]
+            recompute = torch.is_grad_enabled() and left > self.token_budget and not self.one_pass
             parts.append(
-                checkpoint(self._latents, batch, use_reentrant=False)
+                checkpoint(partial(self._latents, batch), use_reentrant=False)
                 if recompute
                 else self._latents(batch)
             )
+            left -= sum(lengths[i] for i in positions)
             order += positions
         place = {distinct[i]: j for j, i in enumerate(order)}
         latents: Tensor = torch.cat(parts)[[place[tuple(ids)] for ids in sequences]]
