@@ -28,6 +28,9 @@ def data(tmp_path, rows_file):
     (folder / "rows.jsonl").write_text("".join(lines[:half]))
     with gzip.open(folder / "nq_oracle.jsonl.gz", "wt") as named:  # in the second round's list
         named.writelines(lines[half:])
+    passages = [{"text": json.loads(line)["pos"]} for line in lines]
+    text = "".join(json.dumps(passage) + "\n" for passage in passages)
+    (folder / "text.jsonl").write_text(text)
     return folder
 
 
@@ -56,11 +59,12 @@ def test_the_recipe_runs_from_rows_to_figures_and_not_twice(tmp_path, data, sets
     assert "nDCG@10" in (out / "results.md").read_text()
     model = AutoRegModel.from_pretrained(out / "model")
     assert model.neck.fitted
-    for stage in ("cda2", "cda4"):
+    for stage in ("cda2", "cda5"):
         settings = (out / stage / "settings.yaml").read_text()
         assert f"{out}/mined/nq_oracle.jsonl.gz:weight=" in settings
         assert "rows.jsonl" not in settings
     assert f"model: {out}/mean/model" in settings
+    assert f"{out}/sentences.jsonl.gz:weight=" in settings
     trained = {path: path.stat().st_mtime_ns for path in out.glob("*/settings.yaml")}
     again = recipe(*options, cwd=tmp_path)
     assert again.returncode == 0, again.stderr

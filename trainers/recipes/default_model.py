@@ -2,23 +2,24 @@
 
 Run: ``python trainers/recipes/default_model.py DATA --evaluate SETS`` (add ``--help``).
 
-DATA is a folder of rows with query, pos and perhaps neg, SETS a folder of BEIR-layout
-and STS sets. Each stage is a command of this project with the settings in
-``trainers/configs/smollm2-135m-*.yaml``; one that has ended is passed over, one that was
-cut off goes on, so the same line again continues; other settings want another ``--out``. What
-is drawn is drawn by seeds.
-``--small`` runs the same stages, but for the third round, on a few rows, in minutes, to see
-that all is well.
+DATA is a folder of rows with query, pos and perhaps neg, and perhaps of passages
+(``text.jsonl.gz``), SETS a folder of BEIR-layout and STS sets. Each stage is a command of this
+project with the settings in ``trainers/configs/smollm2-135m-*.yaml``; one that has ended is
+passed over, one that was cut off goes on, so the same line again continues; other settings want
+another ``--out``. What is drawn is drawn by seeds.
+``--small`` runs the same stages, but for the third and fourth rounds, on a few rows, in
+minutes, to see that all is well.
 
 What aligns queries and documents is Conditional Distribution Alignment with InfoNCE and
 compression beside it, as in the model that ships, in three rounds, of which the last two are
-averaged, and a fourth from there on, with ``--teacher`` if one is given (all-mpnet-base-v2 for
-the model that ships). Or, with ``--alignment contrastive``, it is InfoNCE alone; that knows no
-decoder, so the bridge is fitted anew after it. The second and third round take two processes;
-rows that later rounds' configurations do not name take no part in them, unless they name none
-of them. On cores with AVX512-BF16 mining, compression and the first two rounds took 0.03, 0.7,
-1 and 2.3 CPU hours, figures 0.6; the third 2.4 on cores without bfloat16 units: 7 CPU hours.
-The fourth took 7 minutes of an H100; on CPUs it has not been run.
+averaged, and two more from there on, with ``--teacher`` if any is given: the fourth learns from
+the first of them, the fifth from all (all-mpnet-base-v2 and all-MiniLM-L6-v2 for the model that
+ships). Or, with ``--alignment contrastive``, it is InfoNCE alone; that knows no decoder, so the
+bridge is fitted anew after it. The second and third round take two processes; rows that later
+rounds' configurations do not name take no part in them, unless they name none of them. On cores
+with AVX512-BF16 mining, compression and the first two rounds took 0.03, 0.7, 1 and 2.3 CPU
+hours, figures 0.6; the third 2.4 on cores without bfloat16 units: 7 CPU hours. The fourth and
+fifth took 7 and 10 minutes of an H100; on CPUs they have not been run.
 
 The model is left in OUT/model, figures in OUT/results.md.
 """
@@ -44,13 +45,13 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 ROUNDS = ["cda", "cda2", "cda3"]
 """Of alignment: names of their folders, and of their settings, ``smollm2-135m-*.yaml``."""
 
-LAST = "cda4"
-"""The round after these, from the mean of the last two on."""
+LATER = ["cda4", "cda5"]
+"""The rounds after these, from the mean of the last two on."""
 
 LAUNCH = ["accelerate.commands.launch", "--config_file", CONFIGS / "accelerate" / "ddp.yaml", "-m"]
 SMALL = [
     *("--max-rows", "120", "--max-steps", "2", "--batch-size", "16"),
-    *("--held-back", "8", "--compile", "no"),
+    *("--held-back", "8", "--compile", "no", "--token-budget", "4096"),
 ]
 SMALL_SETS = ["--limit", "20"]
 
@@ -78,21 +79,28 @@ def stage(folder: Path, *command: str | Path) -> None:
         run(*command, "--out", folder, "--resume", "yes")
 
 
-def shares(config: Path, mined: Path) -> list[str]:
-    """Return a round's sources with their weights; the folder if it has none of them."""
+def shares(config: Path, out: Path) -> list[str]:
+    """Return a round's sources with their weights; all that was mined if none is there."""
     settings = {key: value for key, value, _ in load_mapping(config.read_text())}
-    named = [source.replace("mined/", f"{mined}/", 1) for source in settings["sources"]]
+    named = [f"{out}/{source}" for source in settings["sources"]]
     there = [source for source in named if Path(Source.parse(source).path).is_file()]
-    return there or [str(mined)]
+    return there or [f"{out}/mined"]
+
+
+def near_alike(data: Path, out: Path) -> None:
+    """Make near-alike sentences of the passages, unless there are none or it has been done."""
+    passages = sorted(data.glob("text.jsonl*"))
+    if passages and not out.is_file():
+        run("autoreg_trainers.sentences", *passages, "--out", out)
 
 
 def aligned(options: argparse.Namespace, few: list[str]) -> AutoRegModel:
-    """Align in rounds, the last one from the mean of the two before on."""
+    """Align in rounds, the later ones from the mean of the two before on."""
     out: Path = options.out
 
     def going_on(name: str, before: str, number: int) -> list[str | Path]:
         config = CONFIGS / f"smollm2-135m-{name}.yaml"
-        settings = ["--config", config, "--sources", *shares(config, out / "mined")]
+        settings = ["--config", config, "--sources", *shares(config, out)]
         settings += ["--model", out / before / MODEL_FOLDER]
         return ["autoreg_trainers.cda", *settings, "--seed", str(options.seed + number), *few]
 
@@ -101,9 +109,15 @@ def aligned(options: argparse.Namespace, few: list[str]) -> AutoRegModel:
         stage(out / name, *LAUNCH, *going_on(name, before, number))
     means = mean([out / name / MODEL_FOLDER for name in rounds[-2:]], [1, 1])
     export(means, out / "mean" / MODEL_FOLDER)
-    taught = [] if options.teacher is None else ["--teacher", options.teacher]
-    stage(out / LAST, *going_on(LAST, "mean", len(ROUNDS) + 1), *taught)
-    return AutoRegModel.from_pretrained(out / LAST / MODEL_FOLDER)
+    before = "mean"
+    for number, name in enumerate(LATER, start=len(ROUNDS) + 1):
+        if options.small and name != LATER[-1]:
+            continue
+        teachers = options.teacher if name == LATER[-1] else options.teacher[:1]
+        taught = ["--teacher", *teachers] if teachers else []
+        stage(out / name, *going_on(name, before, number), *taught)
+        before = name
+    return AutoRegModel.from_pretrained(out / before / MODEL_FOLDER)
 
 
 def readable(options: argparse.Namespace, few: list[str]) -> AutoRegModel:
@@ -124,7 +138,13 @@ def main() -> None:
         "--out", type=Path, help="folder of all stages; runs/default-model, with --small -small"
     )
     parser.add_argument("--alignment", choices=["cda", "contrastive"], default="cda")
-    parser.add_argument("--teacher", help="a sentence-transformers model for the last round")
+    parser.add_argument(
+        "--teacher",
+        nargs="+",
+        default=[],
+        metavar="MODEL",
+        help="sentence-transformers models for the later rounds",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--small", action="store_true", help="a few rows and steps only")
     options = parser.parse_args()
@@ -140,6 +160,7 @@ def main() -> None:
 
     mine = ["--out", out / "mined", "--max-group", "50", "--negatives", "3"]
     run("autoreg_trainers.mine", options.data, *mine)
+    near_alike(options.data, out / "sentences.jsonl.gz")
     ic = ["--config", CONFIGS / "smollm2-135m-ic.yaml", "--sources", options.data]
     stage(out / "ic", "autoreg_trainers.ic", *ic, *seed, *few)
     kind = options.alignment

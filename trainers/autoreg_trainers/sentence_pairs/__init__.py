@@ -1,0 +1,1 @@
+"""Pairs of near-alike sentences, made from plain passages."""
