@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -29,8 +30,8 @@ def data(tmp_path, rows_file):
     with gzip.open(folder / "nq_oracle.jsonl.gz", "wt") as named:  # in the second round's list
         named.writelines(lines[half:])
     passages = [{"text": json.loads(line)["pos"]} for line in lines]
-    text = "".join(json.dumps(passage) + "\n" for passage in passages)
-    (folder / "text.jsonl").write_text(text)
+    with gzip.open(folder / "text.jsonl.gz", "wt") as texts:
+        texts.writelines(json.dumps(passage) + "\n" for passage in passages)
     return folder
 
 
@@ -47,6 +48,18 @@ def sets(tmp_path, rows_file):
     qrels = [f"q{i}\t{i}\t1\n" for i in range(len(rows))]
     (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(qrels))
     return folder.parent
+
+
+def test_rows_that_a_round_does_not_name_are_taken_all(tmp_path):
+    recipe = runpy.run_path(str(SCRIPT))
+    config = recipe["CONFIGS"] / "smollm2-135m-cda5.yaml"
+    (tmp_path / "mined").mkdir()
+    for name in ("sentences.jsonl.gz", "mined/others.jsonl.gz"):
+        (tmp_path / name).touch()
+    assert recipe["shares"](config, tmp_path) == [f"{tmp_path}/mined"]
+    (tmp_path / "mined" / "nq_oracle.jsonl.gz").touch()
+    named = ["mined/nq_oracle.jsonl.gz:weight=2549", "sentences.jsonl.gz:weight=14000"]
+    assert recipe["shares"](config, tmp_path) == [f"{tmp_path}/{source}" for source in named]
 
 
 @pytest.mark.long

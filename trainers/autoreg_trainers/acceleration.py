@@ -23,10 +23,16 @@ def training_attention(device: torch.device) -> str | None:
     On CPUs the backward pass of ``sdpa`` is slow for passages of up to some
     hundred tokens; `benchmarks/train_step.py` measures it.
     """
-    if device.type == "cuda":
-        # cuDNN plans anew for each shape, and nearly every batch has one of its own.
-        torch.backends.cuda.enable_cudnn_sdp(False)
     return "eager" if device.type == "cpu" else None
+
+
+def avoid_planning(device: torch.device) -> None:
+    """Keep ``sdpa`` from cuDNN, for the whole process.
+
+    It plans anew for each shape, and nearly every batch of texts has one of its own.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def compile_layers(model: AutoRegModel, mode: Literal["auto", "yes", "no"]) -> None:

@@ -31,7 +31,7 @@ from autoreg_rag.config import Stage
 from autoreg_rag.errors import ModelError
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.pretrained import DEFAULT_BASE
-from autoreg_trainers.acceleration import compile_layers, training_attention
+from autoreg_trainers.acceleration import avoid_planning, compile_layers, training_attention
 from autoreg_trainers.adaptation import rounded, trainable
 from autoreg_trainers.arguments import save_effective
 from autoreg_trainers.callbacks import Clock, Progress
@@ -240,6 +240,7 @@ def load_model(settings: TrainingSettings, stage: Stage) -> AutoRegModel:
     state = PartialState()
     # Each of several processes has a device of its own.
     place = choose_device(str(state.device) if state.num_processes > 1 else settings.device)
+    avoid_planning(place)
     changed = {
         name: value for name in _MODEL_SETTINGS if (value := getattr(settings, name)) is not None
     }

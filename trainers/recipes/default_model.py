@@ -80,18 +80,19 @@ def stage(folder: Path, *command: str | Path) -> None:
 
 
 def shares(config: Path, out: Path) -> list[str]:
-    """Return a round's sources with their weights; all that was mined if none is there."""
+    """Return a round's sources with their weights; all that was mined if it names none of it."""
     settings = {key: value for key, value, _ in load_mapping(config.read_text())}
     named = [f"{out}/{source}" for source in settings["sources"]]
     there = [source for source in named if Path(Source.parse(source).path).is_file()]
-    return there or [f"{out}/mined"]
+    mined = any(source.startswith(f"{out}/mined/") for source in there)
+    return there if mined else [f"{out}/mined"]
 
 
-def near_alike(data: Path, out: Path) -> None:
-    """Make near-alike sentences of the passages, unless there are none or it has been done."""
-    passages = sorted(data.glob("text.jsonl*"))
-    if passages and not out.is_file():
-        run("autoreg_trainers.sentences", *passages, "--out", out)
+def near_alike(passages: Path, out: Path, seed: int) -> None:
+    """Make near-alike sentences of passages, unless there are none or it has been done."""
+    if passages.is_file() and not out.is_file():
+        number = ["--rows", "14000", "--seed", str(seed)]
+        run("autoreg_trainers.sentences", passages, "--out", out, *number)
 
 
 def aligned(options: argparse.Namespace, few: list[str]) -> AutoRegModel:
@@ -109,6 +110,7 @@ def aligned(options: argparse.Namespace, few: list[str]) -> AutoRegModel:
         stage(out / name, *LAUNCH, *going_on(name, before, number))
     means = mean([out / name / MODEL_FOLDER for name in rounds[-2:]], [1, 1])
     export(means, out / "mean" / MODEL_FOLDER)
+    near_alike(options.data / "text.jsonl.gz", out / "sentences.jsonl.gz", options.seed)
     before = "mean"
     for number, name in enumerate(LATER, start=len(ROUNDS) + 1):
         if options.small and name != LATER[-1]:
@@ -160,7 +162,6 @@ def main() -> None:
 
     mine = ["--out", out / "mined", "--max-group", "50", "--negatives", "3"]
     run("autoreg_trainers.mine", options.data, *mine)
-    near_alike(options.data, out / "sentences.jsonl.gz")
     ic = ["--config", CONFIGS / "smollm2-135m-ic.yaml", "--sources", options.data]
     stage(out / "ic", "autoreg_trainers.ic", *ic, *seed, *few)
     kind = options.alignment

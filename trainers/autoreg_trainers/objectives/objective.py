@@ -157,23 +157,22 @@ class Objective(nn.Module, ABC):
         distinct = list(dict.fromkeys(map(tuple, sequences)))
         lengths = [len(ids) + self.model.neck.k for ids in distinct]
         left = sum(lengths)
+        device = torch.empty(0, device=self.model.backbone.device)
         order: list[int] = []
         parts = []
         for positions in self.buckets(lengths):
             batch = [distinct[i] for i in positions]
             recompute = torch.is_grad_enabled() and left > self.token_budget and not self.one_pass
-            parts.append(
-                checkpoint(partial(self._latents, batch), use_reentrant=False)
-                if recompute
-                else self._latents(batch)
-            )
+            work = partial(self._latents, batch)
+            # By this tensor it knows the device whose random state, of dropout, comes again.
+            parts.append(checkpoint(work, device, use_reentrant=False) if recompute else work())
             left -= sum(lengths[i] for i in positions)
             order += positions
         place = {distinct[i]: j for j, i in enumerate(order)}
         latents: Tensor = torch.cat(parts)[[place[tuple(ids)] for ids in sequences]]
         return latents
 
-    def _latents(self, batch: list[tuple[int, ...]]) -> Tensor:
+    def _latents(self, batch: list[tuple[int, ...]], _: Tensor | None = None) -> Tensor:
         base = self.model.backbone
         # Adapters and trained weights are float32; they compute in the base's format.
         with torch.autocast(base.device.type, base.dtype, enabled=base.dtype != torch.float32):

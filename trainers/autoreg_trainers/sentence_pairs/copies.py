@@ -13,7 +13,7 @@ lossy copy more."""
 def lossy(words: Sequence[str], random: Random) -> list[str]:
     """Return a copy that says nearly the same: of the same words, some lost or moved.
 
-    One of four ways is drawn: up to a quarter of the words go; a few go and two
+    One of four ways is drawn: each word goes with a chance of 8 to 25 %; a few go and two
     neighbouring stretches change places; one long stretch stays; stretches change
     places twice.
 
