@@ -11,6 +11,7 @@ from pydoc_data.topics import topics
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -24,6 +25,10 @@ from transformers import (
 from autoreg_rag.errors import ModelError
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.pretrained import DEFAULT_BASE
+
+# No example is timed: machines differ, and tests run beside each other.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 SIZES = {
     "vocab_size": 600,

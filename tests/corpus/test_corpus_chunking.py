@@ -51,7 +51,7 @@ def test_chunks_of_any_text_are_in_place_and_whole_and_short_enough(
 ) -> None:
     chunker = Chunker(tokenizer, size, overlap)
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(text=TEXTS, times=st.integers(1, 10))
     def check(text: str, times: int) -> None:
         document = Document(text * times, name)

@@ -63,7 +63,7 @@ PATHS = st.lists(
 ).map(lambda parts: "/".join(parts) + ".txt")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(names=st.sets(PATHS, min_size=1, max_size=10))
 def test_sources_come_sorted_as_strings(tmp_path_factory, names: set[str]) -> None:
     root = fill(tmp_path_factory.mktemp("corpus"), *names)

@@ -180,7 +180,7 @@ def test_a_line_over_the_limit_is_an_error_before_it_is_read_whole(read) -> None
         read("a.jsonl", lines({"text": "short"}, {"text": "x" * 200}), max_bytes=100)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(records=st.lists(st.dictionaries(NAMES, VALUES, max_size=5), min_size=1, max_size=5))
 def test_any_json_records_become_documents_that_can_be_stored(tmp_path_factory, records) -> None:
     path = tmp_path_factory.mktemp("records") / "a.jsonl"
@@ -242,7 +242,7 @@ def test_huge_csv_fields_are_read(read) -> None:
     assert [document.text for document in documents] == [text]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     rows=st.lists(
         st.tuples(

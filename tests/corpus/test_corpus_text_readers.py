@@ -255,7 +255,7 @@ def test_a_wrong_declaration_is_not_believed(read, declared: str) -> None:
     assert document.text == FRENCH.strip()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.sampled_from(

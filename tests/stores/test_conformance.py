@@ -409,9 +409,7 @@ def test_any_series_of_operations_leaves_a_store_as_it_leaves_the_oracle(quick_f
     InFolder.quick_folder = staticmethod(quick_folder)
     run_state_machine_as_test(
         InFolder,
-        settings=settings(
-            max_examples=24, stateful_step_count=20, deadline=None, derandomize=True, database=None
-        ),
+        settings=settings(max_examples=24, stateful_step_count=20, derandomize=True, database=None),
     )
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from autoreg_rag.lexical import BM25Index
@@ -51,7 +51,6 @@ def mined_by_tables(rows, *tables, **settings):
     return list(miner.mine("a", rows, counts)), counts
 
 
-@settings(deadline=None)
 @given(
     scores=st.lists(st.integers(-5, 20), min_size=1, max_size=30),
     margin=st.integers(0, 4).map(lambda quarters: quarters / 4),
@@ -104,7 +103,6 @@ def oracle(rows, margin, depth, negatives, skip_top):
         yield [*kept, *good[skip_top : skip_top + max(0, negatives - len(kept))]]
 
 
-@settings(deadline=None)
 @given(
     rows=rows_of_words,
     margin=st.sampled_from([0.5, 0.9, 1.0]),
@@ -124,7 +122,6 @@ varied = st.lists(
 ).map(" ".join)
 
 
-@settings(deadline=None)
 @given(
     rows=st.lists(
         st.builds(row, varied, varied, group=st.sampled_from([None, 1, "1", "g"])),

@@ -56,7 +56,7 @@ def test_where_no_row_is_left_the_error_says_what_to_do():
         short_rows(TrainingSettings(max_tokens=1), table)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(ROWS, st.integers(1, 6))
 def test_rows_with_a_long_text_are_left_out(rows, most):
     table = Dataset.from_list(rows, features=FEATURES)
@@ -64,7 +64,7 @@ def test_rows_with_a_long_text_are_left_out(rows, most):
     assert short(table, None) == rows
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(ROWS, st.integers(1, 6), st.data())
 def test_parts_choices_and_pieces_of_tables_are_as_the_rows_in_them(rows, most, data):
     table = Dataset.from_list(rows, features=FEATURES)

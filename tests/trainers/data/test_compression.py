@@ -127,7 +127,7 @@ def test_queries_are_reconstructed_too(tiny_model: AutoRegModel, write: Write):
     assert 50 < questions < 150
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.text())
 def test_a_continued_text_is_whole(text: str):
     for _, example in examples(Record(Shape.TEXT, text), ["continue"], CONFIG):
@@ -140,7 +140,7 @@ def test_a_continued_text_is_whole(text: str):
         assert not tail[0].isspace()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.text("abcdefgh", min_size=1, max_size=12), min_size=20, max_size=60))
 def test_a_text_is_cut_between_words(words: list[str]):
     text = " ".join(words)

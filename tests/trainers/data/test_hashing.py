@@ -25,13 +25,13 @@ def dataset(rows: list[dict[str, Any]], width: str = "int32") -> Dataset:
     return table
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(ROWS, ROWS)
 def test_hashes_are_equal_for_equal_rows_alone(first: list[Any], second: list[Any]):
     assert (rows_hash(dataset(first)) == rows_hash(dataset(second))) == (first == second)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(ROWS)
 def test_how_rows_are_stored_does_not_count(rows: list[dict[str, Any]]):
     table = dataset(rows)

@@ -26,7 +26,7 @@ def marks(rows: Dataset) -> tuple[set[str], set[tuple[int, ...]]]:
     return set(rows["group"]), texts
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.one_of(rows_of("query", "positive"), rows_of("context", "target")),
     st.integers(0, 45),

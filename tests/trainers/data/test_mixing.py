@@ -16,7 +16,7 @@ from autoreg_trainers.data.mixing import draw, filled, rows_by_source
 WEIGHTS = st.floats(0.01, 100)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.lists(st.tuples(WEIGHTS, st.integers(0, 5000)), min_size=1))
 def test_what_is_filled_is_full_or_in_proportion(total: int, parts: list[tuple[float, int]]):
     weights, limits = map(np.array, zip(*parts, strict=True))
@@ -31,7 +31,7 @@ def test_what_is_filled_is_full_or_in_proportion(total: int, parts: list[tuple[f
         assert (counts + 1 >= np.minimum(limits, per_weight * weights)).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(WEIGHTS, st.integers(1, 5000)), min_size=2, max_size=8))
 def test_without_a_bound_the_weights_hold(parts: list[tuple[float, int]]):
     sources = [Source("x", weight=weight) for weight, _ in parts]
@@ -58,7 +58,7 @@ def test_sources_that_all_repeat_end_with_the_longest():
     assert rows_by_source([10, 60], sources, None).tolist() == [20, 60]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 30), st.integers(0, 100), st.integers(0, 9))
 def test_a_draw_takes_each_row_before_any_again(size: int, count: int, seed: int):
     rows = np.arange(size) + 1000
@@ -93,7 +93,7 @@ def kinds(draw_: st.DrawFn):
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(kinds())
 def test_every_total_but_the_tasks_is_exact(case):
     can, sizes, of_source, counts, shares = case
@@ -105,7 +105,7 @@ def test_every_total_but_the_tasks_is_exact(case):
         assert given_[of_source == source].sum() == count
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(kinds())
 def test_tasks_that_all_can_serve_get_their_shares(case):
     can, sizes, of_source, counts, shares = case
@@ -115,7 +115,7 @@ def test_tasks_that_all_can_serve_get_their_shares(case):
     assert (abs(found - expected) <= len(shares)).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(kinds(), st.data())
 def test_a_mixture_that_is_possible_is_found(case, data: st.DataObject):
     """Deal some records out at random; asked for that mixture, it comes out about so."""
