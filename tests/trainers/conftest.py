@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from autoreg_rag.pretrained import CACHE_VARIABLE
-from tests.trainers.running import run_here, short_rows
+from tests.trainers.running import heard, short_rows
 from tests.trainers.teaching import make_teacher
 
 ROWS = 48
@@ -58,9 +58,6 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
     def here(name: str, *options: object) -> tuple[int, str, str]:
         monkeypatch.chdir(place)
-        capsys.readouterr()
-        status = run_here(name, *options)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
+        return heard(capsys, name, *options)
 
     return here

@@ -15,6 +15,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -86,15 +87,23 @@ def run_here(name: str, *options: object) -> int:
     before = sys.argv
     sys.argv = [name, *map(str, options)]
     try:
-        if name in ("average", "merge"):
-            cli.main(getattr(module, name))
-        else:
+        if name in SETTINGS:
             arguments.run(getattr(module, name), SETTINGS[name], module.DESCRIPTION)
+        else:
+            cli.main(getattr(module, name))
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(bool(end.code))
     finally:
         sys.argv = before
     return 0
+
+
+def heard(capsys: pytest.CaptureFixture[str], name: str, *options: object) -> tuple[int, str, str]:
+    """Run a command in this process; return its status, its output and its errors."""
+    capsys.readouterr()
+    status = run_here(name, *options)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
 
 
 def command(name: str, *options: object, cwd: Path) -> str:

@@ -4,15 +4,15 @@ import gzip
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from autoreg_rag import cli
-from autoreg_trainers import mine
 from autoreg_trainers.mining.pool import normalised
+from tests.trainers.running import heard
 
 ROWS = [
     {"query": "how is bread baked", "pos": "Bread is baked from flour.", "neg": [], "kind": "qa"},
@@ -37,15 +37,7 @@ def command(*options, cwd):
 def here(tmp_path, monkeypatch, capsys):
     """Run the command in this process, which has loaded all; give status, output and errors."""
     monkeypatch.chdir(tmp_path)
-
-    def here(*options):
-        monkeypatch.setattr(sys, "argv", ["mine", *map(str, options)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main(mine.mine)
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return here
+    return partial(heard, capsys, "mine")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from pydoc_data.topics import topics
 from random import Random
 
@@ -18,12 +19,11 @@ import Stemmer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoreg_rag import cli
-from autoreg_trainers import sentences
 from autoreg_trainers.data import load_triplets
 from autoreg_trainers.sentence_pairs.copies import LONGEST_PART, lossy, worse
 from autoreg_trainers.sentence_pairs.passages import Passage, Sentence, split
 from autoreg_trainers.sentence_pairs.rows import pairs
+from tests.trainers.running import heard
 
 
 def manual():
@@ -51,15 +51,7 @@ def texts(tmp_path_factory):
 def here(tmp_path, monkeypatch, capsys):
     """Run the command in this process, which has loaded all; give status, output and errors."""
     monkeypatch.chdir(tmp_path)
-
-    def here(*options):
-        monkeypatch.setattr(sys, "argv", ["sentences", *map(str, options)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main(sentences.sentences)
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return here
+    return partial(heard, capsys, "sentences")
 
 
 @pytest.fixture
