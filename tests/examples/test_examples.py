@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from langchain_core.documents import Document
+
+from tests.commands import command
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QA = ["qa_llama_index", "qa_langchain"]
@@ -34,8 +34,7 @@ FEW = ["--candidates", "4", "--max-new-tokens", "6"]
 
 
 def run(example, *options, cwd):
-    command = [sys.executable, EXAMPLES / f"{example}.py", *options]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    return command(EXAMPLES / f"{example}.py", *options, cwd=cwd)
 
 
 def output(example, *options, cwd):

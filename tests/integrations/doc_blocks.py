@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.commands import command
+
 DOCS = Path(__file__).parents[2] / "docs"
 
-_COMMAND = re.compile(r"^python (-m autoreg_rag\.index .*)$", re.MULTILINE)
+_COMMAND = re.compile(r"^python -m (autoreg_rag\.index .*)$", re.MULTILINE)
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -72,6 +72,6 @@ def run_page(name: str) -> dict[str, Any]:
 def run_index_commands(name: str) -> int:
     """Run the page's commands that make an index, and return how many there are."""
     commands = _COMMAND.findall((DOCS / name).read_text(encoding="utf-8"))
-    for command in commands:
-        subprocess.run([sys.executable, *shlex.split(command)], check=True, capture_output=True)
+    for line in commands:
+        command(*shlex.split(line), cwd=Path.cwd()).check_returncode()
     return len(commands)

@@ -27,6 +27,7 @@ from autoreg_trainers.settings import (
     ContrastiveSettings,
 )
 from autoreg_trainers.trainer import WEIGHTS_FILE
+from tests import commands
 from tests.forkserver import processes
 
 SHARED_ROWS = Path(__file__).parents[3] / "shared" / "data" / "train" / "nli_triplets.jsonl.gz"
@@ -108,22 +109,17 @@ def heard(capsys: pytest.CaptureFixture[str], name: str, *options: object) -> tu
 
 def command(name: str, *options: object, cwd: Path) -> str:
     """Run a command as a user does; return what it printed."""
-    return started([sys.executable, "-m", f"autoreg_trainers.{name}"], *options, cwd=cwd)
+    done = commands.command(f"autoreg_trainers.{name}", *options, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def launched(module: str, *options: object, configuration: Path, cwd: Path) -> str:
     """Run a module in two processes, by accelerate's launcher; return what was printed."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch"]
     launcher += ["--config_file", str(configuration), "--num_processes", "2"]
-    launcher += ["--main_process_port", str(free_port()), "-m", module]
-    return started(launcher, *options, cwd=cwd)
-
-
-def started(start: list[str], *options: object, cwd: Path) -> str:
-    """Start a program; return its output, or fail with its errors."""
-    done = subprocess.run(
-        [*start, *map(str, options)], cwd=cwd, capture_output=True, text=True, check=False
-    )
+    launcher += ["--main_process_port", str(free_port()), "-m", module, *map(str, options)]
+    done = subprocess.run(launcher, cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

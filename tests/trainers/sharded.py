@@ -1,18 +1,22 @@
-"""A training command whose weights are shared out on CPUs: accelerate does so on GPUs alone."""
+"""Weights that are shared out on CPUs: accelerate does so on GPUs alone.
+
+Started as a program by accelerate's launcher, it prints what the launcher tells a process.
+"""
 
 from __future__ import annotations
 
-import sys
+import json
+import os
 
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 
-from tests.trainers.running import run_here
 from tests.trainers.test_processes import smooth
 
 
-def take_cpus() -> None:
-    """Have accelerate treat processes on CPUs as it treats those on GPUs."""
+def take_cpus(rank: int) -> None:
+    """Have accelerate treat processes on CPUs as it treats those on GPUs; `smooth` too."""
+    smooth(rank)
     join = PartialState.__init__
 
     def joined(self: PartialState, *args: object, **kwargs: object) -> None:
@@ -23,7 +27,6 @@ def take_cpus() -> None:
     PartialState.__init__ = joined
 
 
-if __name__ == "__main__":
-    take_cpus()
-    smooth(0)
-    sys.exit(run_here(sys.argv[1], *sys.argv[2:]))
+if __name__ == "__main__" and os.environ["RANK"] == "0":
+    told = ("ACCELERATE_", "FSDP_")
+    print(json.dumps({k: v for k, v in os.environ.items() if k.startswith(told)}))

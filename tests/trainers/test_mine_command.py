@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from autoreg_trainers.mining.pool import normalised
+from tests.commands import command
 from tests.trainers.running import heard
 
 ROWS = [
@@ -23,14 +24,7 @@ ROWS = [
 REAL = Path(__file__).parents[3] / "shared" / "data" / "train"
 
 
-def command(*options, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "autoreg_trainers.mine", *map(str, options)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+mine = partial(command, "autoreg_trainers.mine")
 
 
 @pytest.fixture
@@ -70,7 +64,7 @@ def test_files_of_each_format_give_the_same_negatives(tmp_path, here):
     pyarrow.parquet.write_table(table, tmp_path / "data" / "table.parquet")
     write(tmp_path / "data" / "texts.jsonl", [{"text": "A text."}])
     (tmp_path / "data" / "README.md").write_text("About.")
-    result = command("data", "--out", "data/mined", "--json", cwd=tmp_path)
+    result = mine("data", "--out", "data/mined", "--json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "texts.jsonl: left out" in result.stderr
     summary = json.loads(result.stdout)
@@ -149,7 +143,7 @@ def test_what_the_user_can_mend_is_one_line(tmp_path, here, refusal):
         assert message in refusal("--out", "out", *options)
     assert not (tmp_path / "out").exists()
     assert here("a.jsonl", "--out", "out", "--by", "luck")[0] == 2
-    result = command("nowhere", "--out", "out", cwd=tmp_path)
+    result = mine("nowhere", "--out", "out", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.splitlines() == ["error: there is no file or folder nowhere"]
 
@@ -168,7 +162,7 @@ def test_help_is_quick_to_load():
 @pytest.mark.skipif(not REAL.is_dir(), reason="the training data is not on this machine")
 def test_real_rows_get_negatives_that_are_none_of_their_answers(tmp_path):
     files = ["covid_faq_deepset.jsonl.gz", "trecqa_wang_train.jsonl.gz"]
-    result = command(*(REAL / name for name in files), "--out", "out", "--json", cwd=tmp_path)
+    result = mine(*(REAL / name for name in files), "--out", "out", "--json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     for name in files:
         before, after = read(REAL / name), read(tmp_path / "out" / name)

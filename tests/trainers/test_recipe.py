@@ -3,8 +3,6 @@
 import gzip
 import json
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,13 +10,13 @@ import torch
 
 from autoreg_rag.config import AutoRegConfig
 from autoreg_rag.model import AutoRegModel
+from tests.commands import command
 
 SCRIPT = Path(__file__).parents[2] / "trainers" / "recipes" / "default_model.py"
 
 
 def recipe(*options, cwd):
-    command = [sys.executable, SCRIPT, *options]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    return command(SCRIPT, *options, cwd=cwd)
 
 
 @pytest.fixture

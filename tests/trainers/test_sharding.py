@@ -1,7 +1,7 @@
 """Two processes that each hold a part of the weights (FSDP2) train as one does.
 
-On CPUs, which accelerate has to be told, see `sharded`; the configuration and the launcher
-are those of a user.
+On CPUs, which accelerate has to be told, see `sharded`; what they are told besides is what
+accelerate's launcher makes of the configuration for users.
 """
 
 import json
@@ -15,6 +15,7 @@ import torch
 from autoreg_rag.model import AutoRegModel
 from tests.trainers.plain import TEXTS
 from tests.trainers.running import apart, flags, launched, weights
+from tests.trainers.sharded import take_cpus
 from tests.trainers.test_processes import (
     CONFIGURATIONS,
     KINDS,
@@ -31,11 +32,19 @@ TUNINGS = {"ic": "lora", "cda": "full", "contrastive": "lora"}
 ROOT = Path(__file__).parents[2]
 
 
-def together(name, *options, cwd):
+@pytest.fixture(scope="module")
+def together(place):
     """Run a command in two processes that share out the weights."""
-    started = [name, *options, "--resume", "yes"]
     configuration = CONFIGURATIONS / "fsdp.yaml"
-    return launched("tests.trainers.sharded", *started, configuration=configuration, cwd=cwd)
+    told = json.loads(launched("tests.trainers.sharded", configuration=configuration, cwd=ROOT))
+    assert told["ACCELERATE_USE_FSDP"] == "true"
+
+    def together(name, *options):
+        run = [name, *options, "--resume", "yes"]
+        ended = apart(*run, cwd=place, count=2, before=take_cpus, environment=told)
+        assert ended == [0, 0]
+
+    return together
 
 
 @pytest.fixture(scope="module", params=TUNINGS)
@@ -50,21 +59,14 @@ def alone(request, place, rows_file, tiny_folder):
     return name, options, run, start
 
 
-@pytest.fixture
-def importable(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-
-
-@pytest.mark.usefixtures("importable")
-def test_a_run_with_shared_weights_is_that_of_one_process_also_when_resumed(alone, place):
+def test_a_run_with_shared_weights_is_that_of_one_process_also_when_resumed(alone, place, together):
     name, options, run, start = alone
     out = place / f"{name}-shared"
-    together(name, *options, "--out", out, "--max-minutes", 0, cwd=place)
+    together(name, *options, "--out", out, "--max-minutes", 0)
     assert [path.name for path in (out / "checkpoints").glob("checkpoint-*")] == ["checkpoint-1"]
-    printed = together(name, *options, "--out", out, cwd=place)
+    together(name, *options, "--out", out)
     assert_same_run(out, run, start)
-    figures = assert_same_held_back(out, run)
-    assert json.loads(printed).keys() <= figures[-1].keys()  # of one process alone
+    assert_same_held_back(out, run)
 
     models = [
         AutoRegModel.from_pretrained(each / "model", dtype="float32", device="cpu")
@@ -74,14 +76,13 @@ def test_a_run_with_shared_weights_is_that_of_one_process_also_when_resumed(alon
     np.testing.assert_allclose(vectors, expected, atol=1e-3)
 
 
-@pytest.mark.usefixtures("importable")
-def test_a_run_that_has_ended_is_left_as_it_is(alone, place):
+def test_a_run_that_has_ended_is_left_as_it_is(alone, place, together):
     name, options, _, _ = alone
     if name != "ic":
         pytest.skip("one kind will do")
     run = [*options, "--out", place / "ended", "--max-steps", 1]
-    together(name, *run, cwd=place)
+    together(name, *run)
     before = weights(place / "ended")
-    together(name, *run, cwd=place)
+    together(name, *run)
     assert weights(place / "ended").keys() == before.keys()
     assert all(torch.equal(value, before[key]) for key, value in weights(place / "ended").items())
