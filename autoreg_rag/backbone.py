@@ -69,6 +69,7 @@ class Backbone:
         device: str | None = None,
         dtype: str | None = None,
         attention: str | None = None,
+        base_hash: str | None = None,
     ) -> Backbone:
         """Load a causal LM from the default package, a folder, a GGUF file or a hub.
 
@@ -84,11 +85,15 @@ class Backbone:
         attention
             An attention implementation of transformers; by default its own choice
             (``sdpa`` where the model has it).
+        base_hash
+            Of the base that these weights were tuned from; by default they are a
+            base themselves, and are hashed.
 
         Raises
         ------
         ModelError
-            The model is not there, is not a causal LM, or has no safe weights.
+            The model is not there, is not a causal LM that transformers itself has the
+            code of, or has no safe weights.
         """
         place = choose_device(device)
         kind = choose_dtype(dtype, place)
@@ -101,12 +106,14 @@ class Backbone:
                 "so convert the model first"
             )
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            # A folder's own code never runs; unless told so, transformers asks on the terminal.
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             model = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=kind,
                 attn_implementation=attention,
                 use_safetensors=True,
+                trust_remote_code=False,
             )
         except _LOADING_ERRORS as error:
             raise ModelError(
@@ -118,8 +125,15 @@ class Backbone:
         tokenizer.backend_tokenizer.encode_special_tokens = True
         if tokenizer.eos_token_id is None:
             raise ModelError(f"the tokenizer in {folder} has no end-of-sequence token")
+        base = pretrained.DEFAULT_BASE
+        if name == base.name and tokenizer.eos_token != base.eos_token:
+            # Releases of transformers differ in what they take it for.
+            raise ModelError(
+                f"the end-of-sequence token in {folder} is {tokenizer.eos_token}, and that of "
+                f"{name} is {base.eos_token}: upgrade transformers, and delete the folder"
+            )
         model.requires_grad_(False).eval().to(place)
-        return cls(name, model, tokenizer, _base_hash(folder, files))
+        return cls(name, model, tokenizer, base_hash or _base_hash(folder, files))
 
     def attach(self, folder: Path) -> None:
         """Put the LoRA adapter in `folder` on the LLM.

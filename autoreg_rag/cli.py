@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoreg_rag.errors import AutoRegError
+from autoreg_rag.errors import AutoRegError, CorpusError
 
 if TYPE_CHECKING:
+    from autoreg_rag.corpus import Chunker
     from autoreg_rag.model import AutoRegModel
 
 Model = Annotated[
@@ -119,6 +120,21 @@ def quieten() -> None:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+
+
+def chunker_of(model: AutoRegModel, size: int, overlap: int) -> Chunker:
+    """Return what cuts texts for a model.
+
+    Raises
+    ------
+    CorpusError
+        The chunks would be longer than what the model reads.
+    """
+    from autoreg_rag.corpus import Chunker
+
+    if size > (limit := model.encoder.truncation.limit):
+        raise CorpusError(f"--chunk-size {size} is more than the model's {limit} tokens")
+    return Chunker(model.backbone.tokenizer.backend_tokenizer, size, overlap)
 
 
 def load_model(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -18,10 +20,18 @@ logger = logging.getLogger(__name__)
 
 _SOURCE_FILE = "gguf.sha256"
 
+_CONVERSION = "1"
+"""Part of a converted folder's name: raise it when a file is converted differently, by the code
+here or by the oldest transformers that the project takes.
+
+The installed release is not a part: an update would leave a copy of all weights behind, and
+could move the vectors of an index, whose fingerprint knows the GGUF file alone.
+"""
+
 
 def converted_folder(path: Path, hash_: str) -> Path:
     """Return where the model of a GGUF file with this SHA-256 is kept, once converted."""
-    return cache_folder() / f"{path.stem}-{hash_[:16]}"
+    return cache_folder() / f"{path.stem}-{hash_[:16]}-{_CONVERSION}"
 
 
 def source_hash(folder: Path) -> str | None:
@@ -36,7 +46,7 @@ def source_hash(folder: Path) -> str | None:
 def dequantised(path: Path) -> Path:
     """Return the folder with a GGUF file's model in bfloat16, converting it the first time.
 
-    The folder lies in the cache, named by the file's hash. bfloat16 halves the
+    The folder lies in the cache, named by the file's hash and `_CONVERSION`. bfloat16 halves the
     disk and the time to load. Its rounding, at most 1/256, is well below the
     error of quantisation to 6 bits or fewer; a GGUF file of 16 or 32 bits loses
     precision here, and is better loaded from the folder that it was made from.
@@ -67,11 +77,14 @@ def dequantised(path: Path) -> Path:
 
 def _convert(path: Path, folder: Path) -> None:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        # What lies beside the file may name code of its own, see `Backbone.load`.
+        source: dict[str, Any] = {"gguf_file": path.name, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
+        config = AutoConfig.from_pretrained(path.parent, **source)
         quantised = AutoModelForCausalLM.from_pretrained(
             path.parent,
-            gguf_file=path.name,
+            **source,
+            config=deepcopy(config),  # read once: the file's header takes seconds
             dtype=torch.bfloat16,
             quantization_config=GgufConfig(dequantize=True),
         )

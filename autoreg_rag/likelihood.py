@@ -32,6 +32,9 @@ def token_log_probs(
     backward pass needs, ``(onehot - softmax) W`` at each position, is worked out
     while the logits are at hand; no gradient goes to `weight`.
 
+    States in bfloat16 (on CUDA float16, too) lower the process's precision of float32
+    products while theirs run, see the notes of `_exact_products`.
+
     Parameters
     ----------
     hidden
@@ -132,6 +135,13 @@ def _exact_products(hidden: Tensor) -> Iterator[None]:
 
     Nothing is rounded then but the sums, which are float32. TensorFloat-32 holds float16
     as well.
+
+    Notes
+    -----
+    torch keeps the precision for the whole process: float32 products that another thread
+    makes in the meantime are rounded as well. On a CPU there is no other way to these units:
+    ``torch.mm(..., out_dtype=torch.float32)`` is for CUDA alone (torch 2.13), and a product
+    of bfloat16 matrices rounds the logits.
     """
     cuda = hidden.device.type == "cuda"
     if hidden.dtype not in ((torch.bfloat16, torch.float16) if cuda else (torch.bfloat16,)):

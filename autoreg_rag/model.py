@@ -135,7 +135,7 @@ class AutoRegModel(nn.Module):
             The model cannot be found or loaded, or is bound to another base.
         """
         how = {"device": device, "dtype": dtype, "attention": attention}
-        reference = DEFAULT if name is None else _absolute(str(name))
+        reference = full_name(name)
         folder = DEFAULT_MODEL if reference == DEFAULT else find_folder(reference)
         tuned = None
         if is_model_folder(folder):
@@ -144,8 +144,8 @@ class AutoRegModel(nn.Module):
             neck = Neck.load(folder, shape=(config.num_compress_tokens, backbone.hidden_size))
             if (folder / ADAPTER_FOLDER).is_dir():
                 backbone.attach(folder / ADAPTER_FOLDER)
-            if (folder / ENCODER_FOLDER).is_dir():
-                tuned = Backbone.load(str(folder / ENCODER_FOLDER), **how)
+            if (own := folder / ENCODER_FOLDER).is_dir():
+                tuned = Backbone.load(str(own), base_hash=backbone.base_hash, **how)
         else:
             backbone = Backbone.load(reference, **how)
             config = AutoRegConfig(backbone.name, backbone.base_hash, **settings)
@@ -380,10 +380,12 @@ class AutoRegModel(nn.Module):
         return self.backbone.adapter_off()
 
 
-def _absolute(name: str) -> str:
-    """Return a local path in full, so that it is found from any folder, and a hub id as it is."""
+def full_name(name: str | Path | None) -> str:
+    """Return the name by which a model is found from any folder: a path in full."""
+    if name is None or name == DEFAULT:  # whatever lies in the working folder by that name
+        return DEFAULT
     path = Path(name).expanduser()
-    return str(path.resolve()) if name and path.exists() else name
+    return str(path.resolve()) if str(name) and path.exists() else str(name)
 
 
 def _several(texts: Sequence[str]) -> list[str]:

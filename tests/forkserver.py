@@ -5,6 +5,10 @@ one's alone.
 """
 
 import multiprocessing
+from collections.abc import Callable
+from typing import Any
+
+import torch
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
@@ -18,3 +22,8 @@ processes.set_forkserver_preload(
         "transformers.models.llama.modeling_llama",
     ]
 )
+
+
+def run_ranks(work: Callable[..., None], *given: Any, count: int) -> None:
+    """Run ``work(rank, *given)`` in so many processes; raise what the first to fail raised."""
+    torch.multiprocessing.start_processes(work, given, count, start_method="forkserver")

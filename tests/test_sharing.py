@@ -144,8 +144,10 @@ def free(shared):
 
 
 def test_names_are_found_from_any_folder(tmp_path, monkeypatch):
-    (tmp_path / "model").mkdir()
+    for name in ("model", "default"):
+        (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
     assert full_name("model") == str(tmp_path / "model")
     assert full_name("owner/model") == "owner/model"
     assert full_name(None) == full_name("default") == "default"
+    assert full_name("./default") == str(tmp_path / "default")

@@ -3,6 +3,7 @@
 from autoreg_rag.corpus.chunking import DEFAULT_OVERLAP, DEFAULT_SIZE, Chunker
 from autoreg_rag.corpus.files import (
     CorpusFile,
+    EmptyCorpusError,
     check_corpus,
     corpus_name,
     file_digest,
@@ -20,6 +21,7 @@ __all__ = [
     "Chunker",
     "CorpusFile",
     "Document",
+    "EmptyCorpusError",
     "Hit",
     "check_corpus",
     "corpus_name",

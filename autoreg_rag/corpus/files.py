@@ -32,6 +32,10 @@ DEFAULT_EXCLUDES = (
 """Left out of every corpus, as patterns of a ``.gitignore``: hidden files and usual junk."""
 
 
+class EmptyCorpusError(CorpusError):
+    """A corpus is gone, or there is nothing in it to be indexed."""
+
+
 @dataclass(frozen=True, slots=True)
 class CorpusFile:
     """A file that is to be indexed.
@@ -143,14 +147,18 @@ def find_files(
     Raises
     ------
     CorpusError
-        At once: `root` is missing, or a pattern is malformed. At the end:
-        there was no file to be taken.
+        At once: `root` cannot be read, or a pattern is malformed. At the end:
+        no file can be read.
+    EmptyCorpusError
+        At once: `root` is missing. At the end: there was no file to be taken.
     """
     root = Path(root)
     try:
         status = root.stat()
     except OSError as error:
-        raise CorpusError(f"cannot read the corpus {root}: {error.strerror}") from error
+        is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+        kind = EmptyCorpusError if is_gone else CorpusError
+        raise kind(f"cannot read the corpus {root}: {error.strerror}") from error
     if stat.S_ISREG(status.st_mode):
         return iter((CorpusFile(root, f"{name}/{_printable(root.name)}", status.st_size),))
     if not stat.S_ISDIR(status.st_mode):
@@ -183,7 +191,9 @@ def check_corpus(
     Raises
     ------
     CorpusError
-        The root is missing, or there is nothing to index in it.
+        The root cannot be read.
+    EmptyCorpusError
+        It is missing, or there is nothing to index in it.
     """
 
     def ignore(*_: object) -> None:
@@ -281,13 +291,13 @@ class _Walk:
         if self.failed:
             raise CorpusError(f"none of the files in {self.root} can be read")
         if self.wanted is not None:
-            raise CorpusError(f"no file in {self.root} matches the patterns asked for")
+            raise EmptyCorpusError(f"no file in {self.root} matches the patterns asked for")
         if self.skipped:
-            raise CorpusError(
+            raise EmptyCorpusError(
                 f"none of the {self.skipped} files in {self.root} has a known format; "
                 "those that match a pattern given as a glob are read as text"
             )
-        raise CorpusError(f"there are no files in {self.root}; hidden ones are left out")
+        raise EmptyCorpusError(f"there are no files in {self.root}; hidden ones are left out")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from autoreg_rag import cli
-from autoreg_rag.corpus import DEFAULT_OVERLAP, Chunker
+from autoreg_rag.corpus import DEFAULT_OVERLAP
 from autoreg_rag.errors import EvaluationError
 from autoreg_rag.evaluate.beir import RetrievalSet
 from autoreg_rag.evaluate.discovery import load_sets
@@ -81,13 +81,12 @@ def evaluate(
         check_plot(plot)
     sets = [dataset for path in paths for dataset in load_sets(path, split=split, limit=limit)]
     ours = cli.load_model(model, device=device, dtype=dtype, token_budget=batch_tokens)
+    cut: Cut = whole
+    if chunk_size is not None:
+        cut = cli.chunker_of(ours, chunk_size, chunk_overlap).texts
     encoders: list[Encoder] = [ours]
     if peer is not None:
         encoders.append(SentenceTransformerPeer(peer, device=device))
-    cut = whole
-    if chunk_size is not None:
-        tokenizer = ours.backbone.tokenizer.backend_tokenizer
-        cut = Chunker(tokenizer, chunk_size, chunk_overlap).texts
     results = measure(sets, encoders, cut=cut, bm25=bm25, role=sts_role)
     if as_json:
         about = {

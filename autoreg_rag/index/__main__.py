@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from autoreg_rag import cli
-from autoreg_rag.corpus import DEFAULT_OVERLAP, DEFAULT_SIZE, check_corpus
+from autoreg_rag.corpus import DEFAULT_OVERLAP, DEFAULT_SIZE, EmptyCorpusError, check_corpus
 from autoreg_rag.errors import CorpusError
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
 
@@ -74,6 +74,13 @@ def index(
     moved: Annotated[
         bool, typer.Option("--moved", help="The corpus of this name has moved to this path.")
     ] = False,
+    allow_empty: Annotated[
+        bool,
+        typer.Option(
+            "--allow-empty",
+            help="A corpus of which nothing is left is removed from the index.",
+        ),
+    ] = False,
     as_json: cli.Json = False,
 ) -> None:
     """Index a corpus, or bring an index up to date with it.
@@ -85,10 +92,9 @@ def index(
     """
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from autoreg_rag.corpus import Chunker
-    from autoreg_rag.index.indexer import Indexer
+    from autoreg_rag.index.gone import check_gone, known_corpora
     from autoreg_rag.index.places import is_index, kept_if_used
-    from autoreg_rag.stores import check_url, create_store
+    from autoreg_rag.stores import check_url, create_store, open_store
     from autoreg_rag.stores.base import Manifest
 
     if url and out:
@@ -97,20 +103,28 @@ def index(
         raise typer.BadParameter("--url needs --store qdrant")
     if url:
         check_url(url)
-    for root in corpus:
-        check_corpus(root, globs=glob or (), excludes=exclude or (), is_index=is_index)
-    encoder = cli.load_model(model, device=device, dtype=dtype, token_budget=batch_tokens)
-    if chunk_size > (limit := encoder.encoder.truncation.limit):
-        raise CorpusError(f"--chunk-size {chunk_size} is more than the model's {limit} tokens")
-    chunker = Chunker(encoder.backbone.tokenizer.backend_tokenizer, chunk_size, chunk_overlap)
-    manifest = Manifest(encoder.fingerprint(), encoder.reference, encoder.dimension)
     place = url or out or Path(DEFAULT_PLACE)
+    api_key = os.environ.get(cli.API_KEY_VARIABLE)
+    for root in corpus:
+        try:
+            check_corpus(root, globs=glob or (), excludes=exclude or (), is_index=is_index)
+        except EmptyCorpusError as error:
+            opening = partial(open_store, place, api_key=api_key, collection=collection)
+            corpora = known_corpora(opening, is_needed=allow_empty)
+            check_gone(error, root, corpora, allow_empty=allow_empty)
+
+    # It takes seconds to load, so what can be wrong at once comes first.
+    from autoreg_rag.index.indexer import Indexer
+
+    encoder = cli.load_model(model, device=device, dtype=dtype, token_budget=batch_tokens)
+    chunker = cli.chunker_of(encoder, chunk_size, chunk_overlap)
+    manifest = Manifest(encoder.fingerprint(), encoder.reference, encoder.dimension)
     create = partial(
         create_store,
         store.value,
         place,
         manifest,
-        api_key=os.environ.get(cli.API_KEY_VARIABLE),
+        api_key=api_key,
         collection=collection,
         factory=faiss_factory,
         float16=float16,
@@ -124,6 +138,7 @@ def index(
             excludes=exclude or (),
             max_bytes=max_megabytes * 1_000_000,
             moved=moved,
+            allow_empty=allow_empty,
             score_parts=score_parts,
             show_progress=True,
         )

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from autoreg_rag.corpus.readers.encoding import storable
 from autoreg_rag.corpus.records import Hit
 from autoreg_rag.index.fusion import fuse
 from autoreg_rag.index.words import WordSearch
-from autoreg_rag.model import AutoRegModel
 from autoreg_rag.stores import check_fingerprint, open_store
 from autoreg_rag.stores.base import Store, Where
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
+
+if TYPE_CHECKING:
+    from autoreg_rag.model import AutoRegModel
 
 
 class Index:
@@ -73,7 +76,9 @@ class Index:
         """
         store = open_store(place, api_key=api_key, collection=collection)
         try:
-            if not isinstance(model, AutoRegModel):
+            if model is None or isinstance(model, str):
+                from autoreg_rag.model import AutoRegModel  # takes seconds; there is an index
+
                 model = AutoRegModel.from_pretrained(
                     model or store.manifest.model, device=device, dtype=dtype
                 )

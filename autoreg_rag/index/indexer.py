@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from autoreg_rag.corpus import (
     READER_VERSION,
     Chunker,
     CorpusFile,
+    EmptyCorpusError,
     corpus_name,
     file_digest,
     file_state,
@@ -23,6 +24,7 @@ from autoreg_rag.corpus import (
 )
 from autoreg_rag.errors import CorpusError, ReadError
 from autoreg_rag.index.block import Block, OpenFile
+from autoreg_rag.index.gone import check_gone
 from autoreg_rag.index.parts import ScoreParts
 from autoreg_rag.index.places import is_index
 from autoreg_rag.index.summary import Summary
@@ -60,6 +62,8 @@ class Indexer:
         See `read_documents`.
     moved
         A corpus that the index knows at another path has moved to the one given.
+    allow_empty
+        A corpus of which nothing is left is removed from the index.
     score_parts
         Store with each chunk of the store, also of those that are there, the
         parts of rerank scores that do not depend on a question.
@@ -74,6 +78,7 @@ class Indexer:
     excludes: Sequence[str] = ()
     max_bytes: int = 100_000_000
     moved: bool = False
+    allow_empty: bool = False
     score_parts: bool = False
     show_progress: bool = False
     _summary: Summary = field(default_factory=Summary, init=False)
@@ -97,8 +102,9 @@ class Indexer:
         Raises
         ------
         CorpusError
-            A root is missing or holds nothing to index, none of the files can
-            be read, two roots have the same name, or the index has a corpus of
+            A root is missing or holds nothing to index, be it that `allow_empty`
+            is not set or that the index does not know it; none of the files can
+            be read; two roots have the same name; or the index has a corpus of
             that name from another path and `moved` is not set.
         StoreError
             The store cannot be written.
@@ -109,11 +115,12 @@ class Indexer:
         corpora = {corpus_name(path): path for path in paths}
         if len(corpora) < len(paths):
             raise CorpusError("two of the folders have the same name; rename one of them")
+        known = self.store.manifest.corpora
         self._check_names(corpora)
         self._parts = ScoreParts(self.model) if self.score_parts else None
         try:
             for name, root in corpora.items():
-                self._index_corpus(name, root)
+                self._index_corpus(name, root, known)
         except CorpusError:  # what was indexed before it is there to be searched
             self.store.optimize()
             raise
@@ -142,9 +149,31 @@ class Indexer:
         if known != dict(self.store.manifest.corpora):
             self.store.write_manifest(replace(self.store.manifest, corpora=known))
 
-    def _index_corpus(self, name: str, root: Path) -> None:
+    def _index_corpus(self, name: str, root: Path, known: Mapping[str, str]) -> None:
         seen: set[str] = set()
         unreadable: list[str] = []
+        try:
+            self._index_found(name, root, seen, unreadable)
+        except EmptyCorpusError as error:
+            self._note_corpus(name, known.get(name))  # as it was before this run
+            check_gone(error, root, known, allow_empty=self.allow_empty)
+        for source in list(self.store.sources()):
+            gone = source.startswith(f"{name}/") and source not in seen
+            # What lies below a folder that cannot be listed may still be there.
+            if gone and not source.startswith(tuple(unreadable)):
+                self.store.remove_file(source)
+                self._summary.removed += 1
+        if not seen:  # comes last, so that a run that is killed can be repeated
+            self._note_corpus(name, None)
+
+    def _note_corpus(self, name: str, root: str | None) -> None:
+        """Note the path of a corpus, or None that the index has none of this name."""
+        corpora = {**self.store.manifest.corpora, name: root}
+        kept = {other: path for other, path in corpora.items() if path is not None}
+        self.store.write_manifest(replace(self.store.manifest, corpora=kept))
+
+    def _index_found(self, name: str, root: Path, seen: set[str], unreadable: list[str]) -> None:
+        """Index the files that are there, and note their sources and what cannot be read."""
 
         def fail(source: str, error: ReadError) -> None:
             unreadable.append(source)
@@ -170,12 +199,6 @@ class Indexer:
             total=total, unit="B", unit_scale=True, desc=name, disable=not self.show_progress
         ) as progress:
             self._index_files(files(on_skip=skip, on_error=fail), seen, progress)
-        for source in list(self.store.sources()):
-            gone = source.startswith(f"{name}/") and source not in seen
-            # What lies below a folder that cannot be listed may still be there.
-            if gone and not source.startswith(tuple(unreadable)):
-                self.store.remove_file(source)
-                self._summary.removed += 1
 
     def _index_files(self, files: Iterator[CorpusFile], seen: set[str], progress: tqdm) -> None:
         size = self._block_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from autoreg_rag.corpus.records import Chunk, Hit
@@ -25,25 +24,18 @@ class WordSearch:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._state: tuple[int, str] | None = None
+        self._revision: str | None = None
         self._bm25 = BM25Index(())
 
     def search(self, queries: Sequence[str], depth: int, where: Where | None) -> list[list[Hit]]:
         """Find for each question the `depth` best chunks that share a word with it."""
-        state = self._store_state()
-        if state != self._state:
+        revision = self._store.revision()
+        if revision != self._revision:
             self._bm25 = BM25Index((chunk.id, chunk.text) for chunk in self._store.chunks())
-            self._state = state
+            self._revision = revision
         # A filter can leave out any number of chunks, so then all of them are ranked.
         rankings = self._bm25.search(queries, len(self._bm25) if where else depth)
         return [self._hits(ranking, depth, where) for ranking in rankings]
-
-    def _store_state(self) -> tuple[int, str]:
-        """Return what differs if the chunks of the store do."""
-        digest = hashlib.sha256()
-        for record in self._store.files():
-            digest.update(f"{record.source}\0{record.digest}\n".encode())
-        return len(self._store), digest.hexdigest()
 
     def _hits(self, ranking: list[tuple[str, float]], depth: int, where: Where | None) -> list[Hit]:
         hits: list[Hit] = []

@@ -161,6 +161,14 @@ class Store(ABC):
         """Return the chunks of these ids, in the order asked; KeyError if one is missing."""
 
     @abstractmethod
+    def revision(self) -> str:
+        """Return a text that is another one when chunks came or went since an earlier call.
+
+        It is quick, and compares with those of this open store only. Of a file that another
+        process is replacing, it may change no sooner than when the file is finished.
+        """
+
+    @abstractmethod
     def search(self, queries: Vectors, k: int, where: Where | None = None) -> list[list[Hit]]:
         """Find for each query the `k` chunks of highest cosine, best first.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from typing import Any
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
@@ -17,7 +18,10 @@ from autoreg_rag.scores import DEFAULT_FUSION, DEFAULT_SCORE, Score
 from langchain_autoreg.settings import ModelSettings
 
 RETRIEVAL_SCORE = "score"
-"""The key of metadata under which a document brings the score that it was retrieved with."""
+"""The key of metadata under which `AutoRegRetriever` gives the score that it ranked by."""
+
+RETRIEVAL_SCORES = "scores"
+"""The key under which it gives the score's parts by name, a mapping."""
 
 RELEVANCE_SCORE = "relevance_score"
 """The key of metadata that holds the score of the reranking."""
@@ -38,9 +42,14 @@ class AutoRegReranker(ModelSettings, BaseDocumentCompressor):
     score
         ``sum``, ``mean``, ``pmi``, ``cda`` or ``cda_mean``, see `autoreg_rag.scores.score`.
     fusion
-        The weight, from 0 to 1, in the final score of the one in ``metadata["score"]``,
-        which `AutoRegRetriever` puts there; where a document has none, of the order
-        that the documents come in. None to rank by this score alone, as it is.
+        The weight, from 0 to 1, in the final score of the one that the document was
+        retrieved with; where a document has none, of the order that the documents come
+        in. None to rank by this score alone, as it is.
+    retrieval_score_key
+        The key of metadata under which another retriever gives its score, higher is
+        better. Without it only `AutoRegRetriever`'s count, which are in
+        ``metadata["score"]`` with their parts in ``metadata["scores"]``: a ``score`` by
+        itself may be anything, such as a forum's votes.
     model, fingerprint, device, dtype, attention, token_budget, max_length
         As for `AutoRegEmbeddings`, and so are the other settings of the model.
 
@@ -58,6 +67,7 @@ class AutoRegReranker(ModelSettings, BaseDocumentCompressor):
     top_n: int | None = Field(default=None, gt=0)
     score: Score = DEFAULT_SCORE
     fusion: float | None = Field(default=DEFAULT_FUSION, ge=0, le=1)
+    retrieval_score_key: str | None = None
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -93,7 +103,7 @@ class AutoRegReranker(ModelSettings, BaseDocumentCompressor):
         self, documents: Sequence[Document], query: str
     ) -> Callable[[AutoRegModel], list[Document]]:
         """Return what is to be done with the model."""
-        found = retrieval_scores([one.metadata.get(RETRIEVAL_SCORE) for one in documents])
+        found = retrieval_scores([self._retrieval_score(one.metadata) for one in documents])
         scored = enumerate(zip(documents, found, strict=True))
         hits = [_hit(place, document, score) for place, (document, score) in scored]
 
@@ -106,6 +116,13 @@ class AutoRegReranker(ModelSettings, BaseDocumentCompressor):
             return [_scored(documents[int(hit.chunk.id)], hit.score) for hit in best]
 
         return rerank
+
+    def _retrieval_score(self, metadata: Mapping[str, Any]) -> object:
+        """Return the score that a document was retrieved with; None if it is not known."""
+        if self.retrieval_score_key is not None:
+            return metadata.get(self.retrieval_score_key)
+        is_ours = isinstance(metadata.get(RETRIEVAL_SCORES), Mapping)
+        return metadata.get(RETRIEVAL_SCORE) if is_ours else None
 
 
 def _hit(place: int, document: Document, score: float) -> Hit:

@@ -21,7 +21,12 @@ from autoreg_rag.index.sharing import SharedIndex
 from autoreg_rag.scores import Score
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
 from autoreg_rag.stores.where import SOURCE
-from langchain_autoreg.rerankers import RETRIEVAL_SCORE, AutoRegReranker, check_question
+from langchain_autoreg.rerankers import (
+    RETRIEVAL_SCORE,
+    RETRIEVAL_SCORES,
+    AutoRegReranker,
+    check_question,
+)
 from langchain_autoreg.settings import LoadSettings, ModelName
 
 Place = Annotated[
@@ -217,6 +222,6 @@ def _document(hit: Hit) -> Document:
             "end": chunk.end,
             SOURCE: chunk.source,
             RETRIEVAL_SCORE: hit.score,
-            "scores": dict(hit.scores),
+            RETRIEVAL_SCORES: dict(hit.scores),
         },
     )

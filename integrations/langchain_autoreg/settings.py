@@ -9,8 +9,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from autoreg_rag.config import Pooling
-from autoreg_rag.model import DEFAULT, AutoRegModel
-from autoreg_rag.sharing import SharedModel, full_name
+from autoreg_rag.model import DEFAULT, AutoRegModel, full_name
+from autoreg_rag.sharing import SharedModel
 
 Result = TypeVar("Result")
 

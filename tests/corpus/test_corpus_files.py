@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoreg_rag.corpus import CorpusFile, file_digest, find_files
+from autoreg_rag.corpus import CorpusFile, EmptyCorpusError, file_digest, find_files
 from autoreg_rag.errors import CorpusError, ReadError
 
 needs_links = pytest.mark.skipif(os.name == "nt", reason="symbolic links need rights on Windows")
@@ -130,22 +130,37 @@ def test_a_single_file_is_taken_whatever_its_name_is(tmp_path: Path) -> None:
 
 
 def test_a_missing_corpus_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"nowhere: No such file"):
-        find_files(tmp_path / "nowhere", "corpus")
+    fill(tmp_path, "a.txt")
+    for name, reason in (("nowhere", "No such file"), ("a.txt/b", "Not a directory")):
+        with pytest.raises(EmptyCorpusError, match=f"{name}: {reason}"):
+            find_files(tmp_path / name, "corpus")
+
+
+@needs_links
+def test_a_corpus_that_cannot_be_looked_at_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(CorpusError, match="cannot read the corpus") as caught:
+        find_files(tmp_path / "loop", "corpus")
+    assert not isinstance(caught.value, EmptyCorpusError)
 
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
-    assert "there are no files in" in str(Findings(tmp_path).error)
+    error = Findings(tmp_path).error
+    assert isinstance(error, EmptyCorpusError)
+    assert "there are no files in" in str(error)
 
 
 def test_a_folder_of_unknown_formats_is_an_error_that_counts_them(tmp_path: Path) -> None:
     found = Findings(fill(tmp_path, "a.png", "deep/b.png"))
+    assert isinstance(found.error, EmptyCorpusError)
     assert "none of the 2 files" in str(found.error)
 
 
 def test_globs_that_match_nothing_are_an_error(tmp_path: Path) -> None:
-    assert "no file in" in str(Findings(fill(tmp_path, "a.txt"), globs=["*.md"]).error)
+    error = Findings(fill(tmp_path, "a.txt"), globs=["*.md"]).error
+    assert isinstance(error, EmptyCorpusError)
+    assert "no file in" in str(error)
 
 
 @needs_links
@@ -182,7 +197,9 @@ def test_links_that_lead_nowhere_are_failures_that_say_so(tmp_path: Path) -> Non
 @needs_links
 def test_a_folder_where_every_file_fails_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nothing")
-    assert "can be read" in str(Findings(tmp_path).error)
+    error = Findings(tmp_path).error
+    assert not isinstance(error, EmptyCorpusError)
+    assert "can be read" in str(error)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")

@@ -29,7 +29,7 @@ def command(encoder, tiny_model, monkeypatch, capsys):
             raise ModelError("there is no model 'missing'")
         asked.update(name=name, **options)
         encoder.config = SimpleNamespace(max_length=64)
-        encoder.backbone = tiny_model.backbone
+        encoder.backbone, encoder.encoder = tiny_model.backbone, tiny_model.encoder
         return encoder
 
     monkeypatch.setattr(AutoRegModel, "from_pretrained", from_pretrained)
@@ -142,6 +142,7 @@ def test_the_role_of_sentences_changes_their_score(command, sets):
         (["sets", "--plot", "nowhere/results.png"], "no file can be written there"),
         (["sets", "--plot", "results.txt"], "the name must end in .png, .svg, .pdf"),
         (["sets", "--chunk-size", "3"], "a chunk size of 3 is too small"),
+        (["sets", "--chunk-size", "999"], "error: --chunk-size 999 is more than the model's "),
         (["sets", "--split", "dev", "nowhere"], "error: nowhere does not exist"),
     ],
 )

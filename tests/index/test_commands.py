@@ -1,24 +1,21 @@
-"""The commands as a user runs them: a new process, a status, standard output and error."""
+"""The commands as a user runs them: a process, a status, standard output and error."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests import commands
+
 KINDS = ["faiss", "qdrant"]
 
 
 def command(name, *options, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", f"autoreg_rag.{name}", *map(str, options)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return commands.command(f"autoreg_rag.{name}", *options, cwd=cwd)
 
 
 def small(model):
@@ -83,6 +80,26 @@ def test_an_empty_corpus_leaves_no_index(tmp_path, tiny_folder):
     result = command("index", "corpus", *small(tiny_folder), cwd=tmp_path)
     assert "no files in" in one_line_error(result)
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_corpus_that_is_gone_can_be_removed(corpus, tmp_path, tiny_folder, kind):
+    options = ["corpus", "--store", kind, *small(tiny_folder), "--json"]
+    removal = [*options, "--allow-empty"]
+    assert command("index", *options, cwd=tmp_path).returncode == 0
+    shutil.rmtree(corpus.folder)
+    line = one_line_error(command("index", *options, cwd=tmp_path))
+    assert "cannot read the corpus corpus" in line
+    assert "--allow-empty removes the corpus 'corpus' from the index" in line
+    elsewhere = command("index", *removal, "--out", "elsewhere", cwd=tmp_path)
+    assert "elsewhere does not exist" in one_line_error(elsewhere)
+    result = command("index", *removal, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert (summary["removed"], summary["files"], summary["chunks"]) == (3, 0, 0)
+    again = one_line_error(command("index", *removal, cwd=tmp_path))
+    assert "cannot read the corpus corpus" in again
+    assert "--allow-empty" not in again
 
 
 def test_a_corpus_that_cannot_be_read_leaves_no_index(tmp_path, tiny_folder):

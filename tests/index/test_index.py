@@ -80,6 +80,18 @@ def test_words_of_files_indexed_meanwhile_are_found(corpus, tmp_path, tiny_model
         assert found_by_words("flour or zebras") == {"corpus/b.md"}
 
 
+def test_a_search_by_words_lists_no_files_and_chunks_while_nothing_changes(index, monkeypatch):
+    words = WordSearch(index.store)
+    first = words.search(QUESTIONS, 50, None)
+
+    def list_all():
+        raise AssertionError("this takes longer with every file")
+
+    monkeypatch.setattr(index.store, "files", list_all)
+    monkeypatch.setattr(index.store, "chunks", list_all)
+    assert words.search(QUESTIONS, 50, None) == first
+
+
 def test_a_chunk_that_vanishes_after_the_ranking_is_left_out(index, monkeypatch):
     get = index.store.get
     gone = index.search(["flour"], 1, hybrid=True)[0][0].chunk.id

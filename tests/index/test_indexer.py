@@ -1,4 +1,5 @@
 import logging
+import shutil
 
 import pytest
 
@@ -155,6 +156,66 @@ def test_a_corpus_that_moved_is_the_same_corpus_if_the_user_says_so(run, corpus,
         run(moved)
     assert run(moved, moved=True).unchanged == 3
     assert run(moved).unchanged == 3
+
+
+@pytest.fixture
+def beside(run, corpus, tmp_path):
+    """Index the corpus and another one, and give the folder of the other."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.txt").write_text("The other corpus.")
+    run(corpus.folder, other)
+    return other
+
+
+@pytest.mark.parametrize("folder_stays", [False, True])
+def test_a_corpus_of_which_nothing_is_left_is_removed_if_the_user_says_so(
+    run, corpus, beside, tmp_path, folder_stays
+):
+    shutil.rmtree(corpus.folder)
+    if folder_stays:
+        corpus.folder.mkdir()
+    with pytest.raises(CorpusError, match="--allow-empty removes the corpus 'corpus'"):
+        run(corpus.folder)
+    with open_store(tmp_path / "index") as store:
+        assert len(texts_by_source(store)) == 4
+        assert set(store.manifest.corpora) == {"corpus", "other"}
+    summary = run(corpus.folder, beside, allow_empty=True, show_progress=True)
+    assert (summary.removed, summary.unchanged, summary.files) == (3, 1, 1)
+    with open_store(tmp_path / "index") as store:
+        assert list(store.sources()) == ["other/a.txt"]
+        assert store.manifest.corpora == {"other": str(beside)}
+
+
+def test_the_last_corpus_of_an_index_can_be_removed(run, corpus, tmp_path):
+    run(corpus.folder)
+    assert run(corpus.folder, globs=["*.none"], allow_empty=True).removed == 3
+    with open_store(tmp_path / "index") as store:
+        assert (len(store), list(store.sources()), store.manifest.corpora) == (0, [], {})
+    assert run(corpus.folder).added == 3
+
+
+def test_only_a_corpus_that_the_index_knows_is_removed(run, corpus, tmp_path):
+    run(corpus.folder)
+    for unknown in (tmp_path / "missing", tmp_path / "elsewhere" / "corpus"):
+        for _ in range(2):  # to be named once does not make it known
+            with pytest.raises(CorpusError, match="cannot read the corpus") as caught:
+                run(unknown, moved=True, allow_empty=True)
+            assert "--allow-empty" not in str(caught.value)
+    with open_store(tmp_path / "index") as store:
+        assert store.manifest.corpora == {"corpus": str(corpus.folder)}
+        assert len(texts_by_source(store)) == 3
+
+
+def test_files_that_cannot_be_read_do_not_make_a_corpus_empty(run, corpus, tmp_path):
+    run(corpus.folder)
+    shutil.rmtree(corpus.folder)
+    corpus.folder.mkdir()
+    (corpus.folder / "a.txt").symlink_to(tmp_path / "nothing")
+    with pytest.raises(CorpusError, match="can be read"):
+        run(corpus.folder, allow_empty=True)
+    with open_store(tmp_path / "index") as store:
+        assert len(texts_by_source(store)) == 3
 
 
 def test_an_index_inside_the_corpus_is_no_part_of_it(run, corpus):

@@ -1,5 +1,7 @@
+import io
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -8,11 +10,13 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from autoreg_rag.backbone import find_folder
 from autoreg_rag.config import AutoRegConfig
 from autoreg_rag.errors import ModelError
 from autoreg_rag.gguf_file import dequantised
 from autoreg_rag.model import AutoRegModel
-from autoreg_rag.pretrained import DEFAULT_BASE, fetch
+from autoreg_rag.pretrained import DEFAULT_BASE, DEFAULT_MODEL, fetch
+from tests.forkserver import run_ranks
 from tests.trainers.gathering import together
 
 TEXTS = ["one text", "another one that is longer", "a third"]
@@ -221,6 +225,25 @@ def test_places_without_a_model_are_refused(tmp_path):
         AutoRegModel.from_pretrained(tmp_path / "bad.gguf")
 
 
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_that_a_folder_brings_never_runs(tiny_folder, tmp_path, monkeypatch, file):
+    folder, trace = tmp_path / "base", tmp_path / "trace"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "custom.py").write_text(f"open({str(trace)!r}, 'w')\n")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "of_its_own"}))
+    settings = json.loads((folder / file).read_text())
+    settings.pop("tokenizer_class", None)
+    classes = {"AutoConfig": "custom.Config", "AutoModelForCausalLM": "custom.Model"}
+    settings["auto_map"] = classes | {"AutoTokenizer": [None, "custom.Tokenizer"]}
+    (folder / file).write_text(json.dumps(settings))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))  # whatever is asked, yes
+    with pytest.raises(ModelError, match="cannot be loaded") as caught:
+        AutoRegModel.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+    assert not trace.exists()
+
+
 def test_unknown_devices_dtypes_and_settings_are_refused(tiny_folder):
     with pytest.raises(ModelError, match="device 'gpu7'"):
         AutoRegModel.from_pretrained(tiny_folder, device="gpu7")
@@ -244,6 +267,7 @@ def test_bfloat16_gives_nearly_the_same_vectors(tiny_folder):
 
 def converted_by_the_second(rank, path, out):
     """Join another process; the second of the two converts the GGUF file."""
+    os.environ["AUTOREG_RAG_CACHE"] = str(out / "cache")
     with together(rank, out):
         if rank == 1:
             dequantised(path)
@@ -255,6 +279,39 @@ def test_a_gguf_file_is_converted_by_whichever_process_comes_first(
 ):
     path = fetch(DEFAULT_BASE)
     monkeypatch.setenv("AUTOREG_RAG_CACHE", str(tmp_path / "cache"))
-    torch.multiprocessing.spawn(converted_by_the_second, (path, tmp_path), nprocs=2)
+    # What was converted before conversions had a version is not taken, and not touched.
+    earlier = tmp_path / "cache" / f"{path.stem}-{DEFAULT_BASE.member_sha256[:16]}"
+    earlier.mkdir(parents=True)
+    (earlier / "config.json").write_text("earlier")
+    run_ranks(converted_by_the_second, path, tmp_path, count=2)
     again = AutoRegModel.from_pretrained(path, dtype="float32")
     assert again.fingerprint() == real_base.fingerprint()
+    assert (earlier / "config.json").read_text() == "earlier"
+
+
+def test_a_default_base_that_ends_texts_otherwise_is_refused(real_base, tmp_path, monkeypatch):
+    converted = find_folder(DEFAULT_BASE.name)
+    folder = tmp_path / converted.name
+    shutil.copytree(converted, folder, copy_function=os.symlink)
+    monkeypatch.setenv("AUTOREG_RAG_CACHE", str(tmp_path))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").unlink()
+    settings["eos_token"] = "<|im_start|>"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match=r"is <\|im_start\|>.*is <\|im_end\|>.*delete") as caught:
+        AutoRegModel.from_pretrained()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_default_model_is_found_beside_a_folder_of_that_name(real_model, tmp_path, monkeypatch):
+    (tmp_path / "default").mkdir()
+    monkeypatch.chdir(tmp_path)
+    again = AutoRegModel.from_pretrained(real_model.reference, dtype="float32", device="cpu")
+    assert again.reference == real_model.reference == "default"
+    assert again.fingerprint() == real_model.fingerprint()
+
+
+def test_the_default_models_card_is_of_its_weights(real_model):
+    card = (DEFAULT_MODEL / "README.md").read_text(encoding="utf-8")
+    (stated,) = re.findall(r"^\| fingerprint \| (\w+) \|$", card, re.MULTILINE)
+    assert stated == real_model.fingerprint()

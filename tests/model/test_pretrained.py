@@ -35,6 +35,7 @@ def base(tmp_path, monkeypatch):
         wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
         member="tiny_base/model.gguf",
         member_sha256=hashlib.sha256(CONTENT).hexdigest(),
+        eos_token="<eos>",
     )
 
 

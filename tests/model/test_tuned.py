@@ -46,6 +46,7 @@ def test_a_saved_model_reloads_bit_for_bit(tiny_folders, tmp_path, family):
     model.save_pretrained(tmp_path / "model")
     again = AutoRegModel.from_pretrained(tmp_path / "model", dtype="float32", device="cpu")
     assert again.fingerprint() == model.fingerprint()
+    assert again.tuned.base_hash == again.backbone.base_hash == model.tuned.base_hash
     np.testing.assert_array_equal(again.encode_queries(TEXTS), model.encode_queries(TEXTS))
     latents = model.compress(TEXTS)
     assert torch.equal(again.compress(TEXTS), latents)

@@ -31,6 +31,7 @@ from store_cases import (
 from autoreg_rag.corpus.records import Chunk
 from autoreg_rag.errors import StoreError
 from autoreg_rag.stores import FileRecord, Manifest, open_store
+from autoreg_rag.stores.where import matches
 
 COUNT = 24
 
@@ -273,8 +274,44 @@ def test_metadata_comes_back_as_it_was_whatever_its_keys(store):
     assert list(store.chunks()) == [chunk]
     assert store.search(vectors(1), 1, {"source": "docs/a"})[0][0].chunk == chunk
     assert store.search(vectors(1), 1, {"source": "mine"}) == [[]]
+    for key, value in metadata.items():
+        if key not in ("source", 'a"b', ""):  # Qdrant cannot address the last two
+            (hits,) = store.search(vectors(1), 1, {key: value})
+            assert [hit.chunk for hit in hits] == [chunk]
+            assert matches(chunk, {key: value})
     types = {key: type(value) for key, value in metadata.items()}
     assert {key: type(value) for key, value in next(store.chunks()).metadata.items()} == types
+
+
+@pytest.mark.parametrize(
+    "where", [{"start": 12.5}, {"end": "late"}, {"start": [1, 12.5], "end": "late"}, {"start": 30}]
+)
+def test_a_filter_looks_at_a_record_s_own_start_and_end(store, where):
+    rows = chunks("docs/a", 5)
+    own = replace(rows[3], metadata={"start": 12.5, "end": "late"})
+    store.add([*rows[:3], own, rows[4]], vectors(5), "1")
+    (hits,) = store.search(vectors(1), 9, where)
+    found = [hit.chunk for hit in hits]
+    assert found == ([own] if where != {"start": 30} else [])  # 30 is its offset
+    assert found == [chunk for chunk in store.chunks() if matches(chunk, where)]
+
+
+def test_the_revision_changes_with_the_chunks_and_only_then(store):
+    revisions = [store.revision()]
+    for change in (
+        lambda: store.add(chunks("docs/a", 5), vectors(5), "1"),
+        lambda: store.finish_file(FileRecord("docs/a", "1", 5)),
+        lambda: store.add(chunks("docs/a", 5, "2"), vectors(5), "2"),
+        lambda: store.finish_file(FileRecord("docs/a", "2", 5)),
+        lambda: store.add(chunks("docs/b", 5), vectors(5), "1"),
+        lambda: store.discard("docs/b", "1"),
+        lambda: store.remove_file("docs/a"),
+    ):
+        change()
+        revisions.append(store.revision())
+        store.search(vectors(1), 5)
+        assert store.revision() == revisions[-1]
+    assert len(set(revisions)) == len(revisions)
 
 
 def test_the_manifest_can_be_replaced(store, kind, folder):

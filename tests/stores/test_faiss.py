@@ -333,6 +333,30 @@ class TestApproximate:
                 store.optimize()
         assert "40 vectors are few for 8 lists" in caplog.text
 
+    def test_is_trained_anew_when_the_rows_have_grown_far(self, quick_folder):
+        narrow = vectors(1) + 0.1 * vectors(40, seed=1)
+
+        def found(optimized_between):
+            folder = quick_folder() / "index"
+            with create_store("faiss", folder, MANIFEST, factory="IVF8,Flat") as store:
+                store.add(chunks("c/a", 40), narrow, "1")
+                if optimized_between:
+                    store.optimize()
+                fill(store, source="c/b", count=360)
+                store.optimize()
+            with FaissStore(folder, effort=1) as store:
+                return store.search(vectors(50, seed=4), 5)
+
+        assert found(optimized_between=True) == found(optimized_between=False)
+
+    def test_is_trained_anew_rarely(self, folder, caplog):
+        with create_store("faiss", folder, MANIFEST, factory="IVF8,Flat") as store:
+            for source in map(str, range(28)):
+                store.add(chunks(source, 10), vectors(10, seed=int(source)), "1")
+                store.optimize()
+        rows = [record.args[0] for record in caplog.records if "few for" in record.message]
+        assert rows == [10, 20, 70, 260]  # since 4, 16, 64 and 256
+
     def test_can_be_chosen_and_given_up_later(self, folder, oracle):
         with create_store("faiss", folder, MANIFEST) as store:
             fill(store, oracle)

@@ -1,9 +1,5 @@
 """What only the Qdrant store has: other clients' views of it, and a server that may fail."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
-
 import numpy as np
 import pytest
 from langchain_core.embeddings import Embeddings
@@ -14,6 +10,7 @@ from llama_index.core.schema import MetadataMode
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 from llama_index.vector_stores.qdrant import QdrantVectorStore as LlamaIndexStore
 from qdrant_client import QdrantClient, models
+from qdrant_server import Server, StrictServer
 from store_cases import DIMENSION, MANIFEST, chunks, create, vectors
 from store_writer import in_process, open_briefly
 
@@ -184,45 +181,6 @@ def test_requests_stay_below_four_megabytes():
     assert len(batches) <= 7
 
 
-class Server:
-    """An HTTP server that answers like Qdrant, but only says how it fails, and that it is there."""
-
-    def __init__(self, *statuses):
-        self.requests = []
-        self._statuses = list(statuses)
-        self._http = HTTPServer(("127.0.0.1", 0), self._handler())
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
-        self._thread.start()
-        self.url = f"http://user:s3cret@127.0.0.1:{self._http.server_port}?token=token"
-
-    def close(self):
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
-    def _handler(server):  # noqa: N805
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                status, answer = 200, {"title": "qdrant", "version": "1.20.0"}
-                if self.path != "/":
-                    server.requests.append(self.path)
-                    status = server._statuses.pop(0) if server._statuses else 200
-                    answer = {"result": {"exists": True}, "status": "ok", "time": 0.0}
-                if status == 0:
-                    return  # closes the connection without an answer
-                body = json.dumps(answer if status == 200 else {"status": {"error": "no"}})
-                self.send_response(status)
-                self.end_headers()
-                self.wfile.write(body.encode())
-
-            do_PUT = do_POST = do_GET  # noqa: N815
-
-            def log_message(self, *args):
-                pass
-
-        return Handler
-
-
 @pytest.fixture
 def serve():
     servers = []
@@ -284,6 +242,109 @@ def test_the_command_for_another_index_names_the_server_without_secrets(folder):
         store._connection.place = shown("http://user:s3cret@host:6333/?token=token")
         options = "--store qdrant --url http://host:6333 --collection NEW_NAME"
         assert store.options() == options
+
+
+@pytest.fixture
+def strict(monkeypatch, tmp_path):
+    monkeypatch.setenv("AUTOREG_RAG_CACHE", str(tmp_path))
+    server = StrictServer()
+    yield server
+    server.close()
+
+
+def fill_on(server):
+    with create_store("qdrant", server.url, MANIFEST) as store:
+        store.add(chunks("c/a", 5), vectors(5), "1")
+        store.finish_file(FileRecord("c/a", "1", 5))
+
+
+def test_strict_mode_lets_an_index_be_written(strict):
+    fill_on(strict)
+    with create_store("qdrant", strict.url, MANIFEST) as store:
+        store.add(chunks("c/a", 3, "2"), vectors(3), "2")
+        store.finish_file(FileRecord("c/a", "2", 3))
+        assert list(store.chunks()) == sorted(chunks("c/a", 3, "2"), key=lambda chunk: chunk.id)
+        store.add(chunks("c/b", 3), vectors(3), "1")
+        assert list(store.sources()) == ["c/a", "c/b"]
+        store.discard("c/b", "1")
+        assert list(store.sources()) == ["c/a"]
+        store.remove_file("c/a")
+        assert (len(store), list(store.files())) == (0, [])
+
+
+def test_strict_mode_lets_documents_be_looked_for(strict):
+    fill_on(strict)
+    with open_store(strict.url) as store:
+        (hits,) = store.search(vectors(1), 9, {"source": ["c/a", "c/b"]})
+        assert {hit.chunk.id for hit in hits} == {chunk.id for chunk in chunks("c/a", 5)}
+        for key in ("doc_id", "document_id", "ref_doc_id"):
+            assert store.search(vectors(1), 9, {key: "c/a"}) == [[]]
+
+
+def test_an_older_collection_gets_the_payload_indexes_that_it_lacks(strict):
+    fill_on(strict)
+    every = dict(strict.indexed["autoreg"])
+    for path in every.keys() - {"metadata.source", "doc_id"}:  # which older versions made
+        del strict.indexed["autoreg"][path]
+    with open_store(strict.url, writable=True) as store:
+        store.discard("c/a", "1")
+        assert len(store) == 0
+    assert strict.indexed["autoreg"] == every
+    before = len(strict.requests)
+    open_store(strict.url, writable=True).close()
+    assert not any("/index" in request for request in strict.requests[before:])
+
+
+@pytest.mark.parametrize(
+    ("where", "path", "types"),
+    [
+        ({"title": "plain"}, "metadata.title", "keyword"),
+        ({"page": 3}, "metadata.page", "float, integer"),
+        ({"start": 3}, "_chunk.metadata.start", "float, integer"),
+        ({"odd key": True}, 'metadata."odd key"', "bool"),
+    ],
+)
+def test_a_filter_that_strict_mode_refuses_is_said_with_what_to_do(strict, where, path, types):
+    fill_on(strict)
+    with open_store(strict.url) as store:
+        with pytest.raises(StoreError) as caught:
+            store.search(vectors(1), 9, where)
+        assert f"create one on {path} of the collection (type: {types})" in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert_no_secret(str(caught.value))
+        strict.indexed["autoreg"][path] = types.split(",")[0]
+        store.search(vectors(1), 9, where)
+
+
+def test_the_revision_takes_two_requests_however_many_files_there_are(strict):
+    with create_store("qdrant", strict.url, MANIFEST) as store:
+        for place in range(30):
+            store.finish_file(FileRecord(f"c/{place}", "1", 0))
+        before = len(strict.requests)
+        revision = store.revision()
+        assert strict.requests[before:] == [
+            "POST /collections/autoreg/points/count",
+            "POST /collections/autoreg__files/points",
+        ]
+        with open_store(strict.url) as reader:
+            assert reader.revision() == revision
+            store.finish_file(FileRecord("c/0", "2", 0))
+            assert reader.revision() != revision
+
+
+def test_an_index_without_a_revision_gets_one_with_the_next_change(folder):
+    create("qdrant", folder).close()
+    client = QdrantClient(path=str(folder))
+    record = {"source": "c/a", "digest": "1", "chunks": 0, "failed": 0}
+    id_ = "6b0f0c52-8b9a-5f5e-9d5c-000000000000"
+    client.upsert("autoreg__files", [models.PointStruct(id=id_, vector=[1.0], payload=record)])
+    client.close()
+    with open_store(folder, writable=True) as store:
+        assert list(store.files()) == [FileRecord("c/a", "1", 0)]
+        revision = store.revision()
+        store.finish_file(FileRecord("c/b", "1", 0))
+        assert store.revision() != revision
+        assert [record.source for record in store.files()] == ["c/a", "c/b"]
 
 
 def test_a_server_that_is_not_there_is_noticed_at_once(serve):

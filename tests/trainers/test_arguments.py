@@ -1,5 +1,6 @@
 """Settings from flags and YAML: in this process, and as a user runs a command."""
 
+import json
 import os
 import signal
 import subprocess
@@ -301,6 +302,30 @@ def test_help_explains_each_option_and_its_default(tmp_path):
             assert word in " ".join(output.split())
     assert "batch_size" not in output
     assert "None" not in output
+
+
+LOADED = """
+import json, runpy, sys
+
+heavy = "accelerate datasets numpy peft pyarrow torch tqdm transformers".split()
+ends = []
+for name in ("ic", "cda", "contrastive", "reference"):
+    for options in ("--help", "--bach-size 3", "--sources rows.jsonl --batch-size 0", ""):
+        sys.argv[1:] = options.split()
+        try:
+            runpy.run_module(f"autoreg_trainers.{name}", run_name="__main__")
+        except SystemExit as end:
+            ends.append((end.code, [each for each in heavy if each in sys.modules]))
+print(json.dumps(ends))
+"""
+
+
+def test_help_and_wrong_options_load_nothing_that_takes_seconds():
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED], capture_output=True, text=True, check=True
+    )
+    ends = json.loads(done.stdout.splitlines()[-1])
+    assert ends == [[status, []] for status in (0, 2, 1, 1)] * 4
 
 
 def test_progress_and_warnings_go_to_standard_error(tmp_path):

@@ -1,5 +1,7 @@
 """The mean of models' weights."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -69,5 +71,6 @@ def test_what_cannot_be_averaged_is_refused(tiny_folders, tmp_path):
         mean([first], [1])
     with pytest.raises(ModelError, match="2 models and 3 weights"):
         mean([first, first], [1, 1, 1])
-    with pytest.raises(ModelError, match="above 0"):
-        mean([first, first], [1, 0])
+    for weight in (0, math.nan, math.inf):
+        with pytest.raises(ModelError, match="above 0"):
+            mean([first, first], [1, weight])

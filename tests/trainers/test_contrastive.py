@@ -3,6 +3,7 @@ import torch
 from safetensors.torch import load_file
 
 from autoreg_trainers.objectives import Contrastive
+from tests.forkserver import run_ranks
 from tests.trainers.gathering import BLOCK, OBJECTIVES, SHARES, rows_of, work
 from tests.trainers.plain import (
     Plain,
@@ -232,7 +233,7 @@ def test_steps_bring_the_similarities_near_the_teachers(
 def shares(tiny_folder, teacher_folder, tmp_path_factory):
     """What two processes leave of their shares of one batch, by kind of objective."""
     out = tmp_path_factory.mktemp("shares")
-    torch.multiprocessing.spawn(work, (tiny_folder, teacher_folder, out), nprocs=len(SHARES))
+    run_ranks(work, tiny_folder, teacher_folder, out, count=len(SHARES))
     return {
         kind: [load_file(out / f"{kind}-{rank}.safetensors") for rank in range(len(SHARES))]
         for kind in (*OBJECTIVES, "read")

@@ -99,6 +99,31 @@ def test_a_stage_that_fails_ends_the_recipe(tmp_path):
     assert failed.returncode == 1
     assert "error:" in failed.stderr
     assert not (tmp_path / "out" / "ic").exists()
-    missing = recipe(tmp_path / "none", cwd=tmp_path)
-    assert missing.returncode == 1
-    assert "there is no folder" in missing.stderr
+
+
+def one_line_error(failed):
+    assert failed.returncode == 1
+    assert "Traceback" not in failed.stderr
+    line = failed.stderr.splitlines()[-1]
+    assert line.startswith("error: ")
+    return line
+
+
+def test_what_later_stages_need_is_looked_for_first(tmp_path, data):
+    (tmp_path / "none").mkdir()
+    assert "there is no folder" in one_line_error(recipe(tmp_path / "nowhere", cwd=tmp_path))
+    for options, says in (
+        (["--evaluate", tmp_path / "nowhere"], "nowhere does not exist"),
+        (["--evaluate", tmp_path / "none"], "has no evaluation set"),
+        (["--teacher", "/no/such"], "sentence-transformers cannot load /no/such"),
+    ):
+        failed = recipe(data, *options, "--out", tmp_path / "out", cwd=tmp_path)
+        assert says in one_line_error(failed)
+        assert not (tmp_path / "out").exists()
+
+
+def test_errors_of_the_recipe_itself_are_one_line(tmp_path, data):
+    out = tmp_path / "out"
+    for name in ("ic", "cda", "cda2", "cda3"):  # as if ended, with models that cannot be read
+        (out / name / "model").mkdir(parents=True)
+    one_line_error(recipe(data, "--out", out, cwd=tmp_path))

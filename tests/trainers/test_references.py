@@ -10,6 +10,7 @@ from autoreg_trainers import references
 from autoreg_trainers.blocks import BlocksError
 from autoreg_trainers.objectives import Alignment, AlignmentSettings
 from autoreg_trainers.references import with_references
+from tests.forkserver import run_ranks
 from tests.trainers.gathering import SHARES, rows_of, score
 from tests.trainers.plain import Plain, assert_same_gradients, gradients, prepared, triplets
 
@@ -81,7 +82,7 @@ def test_work_goes_on_where_it_was_cut_off(objective, rows, tmp_path, missing, m
 
 
 def test_processes_share_the_work(tiny_folder, tmp_path):
-    torch.multiprocessing.spawn(score, (tiny_folder, tmp_path), nprocs=len(SHARES))
+    run_ranks(score, tiny_folder, tmp_path, count=len(SHARES))
     found = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(len(SHARES))]
     assert [part["scored"].tolist() for part in found] == [[2, 1], [2]]  # of blocks of 2, 2, 1
     assert torch.equal(found[0]["scores"], found[1]["scores"])

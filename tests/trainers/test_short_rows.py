@@ -44,7 +44,7 @@ def plain(rows, most):
 def short(table, most):
     """The rows that are left; none if that is an error."""
     try:
-        return short_rows(TrainingSettings(max_tokens=most), table).to_list()
+        return short_rows(TrainingSettings(["rows.jsonl"], max_tokens=most), table).to_list()
     except ModelError:
         return []
 
@@ -53,7 +53,7 @@ def test_where_no_row_is_left_the_error_says_what_to_do():
     row = {"query": [1, 2], "positive": [3], "negatives": [], "group": "g", "symmetric": False}
     table = Dataset.from_list([row, row], features=FEATURES)
     with pytest.raises(ModelError, match=r"none of the 2 rows .* raise --max-tokens"):
-        short_rows(TrainingSettings(max_tokens=1), table)
+        short_rows(TrainingSettings(["rows.jsonl"], max_tokens=1), table)
 
 
 @settings(max_examples=40)

@@ -1,6 +1,7 @@
 """What cannot be trained is refused in one line, and leaves nothing half-made."""
 
 import json
+import shutil
 
 import pytest
 
@@ -178,6 +179,7 @@ def test_vectors_of_other_teachers_are_refused(
 ):
     teacher = ["--teacher", teacher_folder]
     assert here("contrastive", *options, *teacher)[0] == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoints")  # with which other settings would be refused
     for others in ([other_folder], [teacher_folder, other_folder]):
         line = refusal("contrastive", *options, "--teacher", *others, "--resume", "yes")
         assert str(tmp_path / "run" / "teacher") in line

@@ -11,11 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_origin, get_type_hints
-
-from tqdm.contrib.logging import logging_redirect_tqdm
-from transformers import HfArgumentParser
-from transformers.utils import logging as transformers_logging
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from autoreg_rag import cli
 from autoreg_rag.errors import AutoRegError
@@ -46,9 +42,12 @@ def run(command: Callable[[S], None], settings_class: type[S], description: str)
     settings_class, description
         See `parse`.
     """
-    _start_logging()
     with cli.errors_as_status("lower --token-budget"):
+        # Before all that takes seconds to load: neither --help nor a wrong option needs it.
         settings = parse(settings_class, description)
+        _start_logging()
+        from tqdm.contrib.logging import logging_redirect_tqdm
+
         with logging_redirect_tqdm():
             command(settings)
 
@@ -66,9 +65,9 @@ def parse(settings_class: type[S], description: str, argv: Sequence[str] | None 
     Parameters
     ----------
     settings_class
-        A dataclass. Its fields are bool, int, float, str, Path, a Literal, such
-        with None, a list, or a dict of names to values; the metadata of each
-        has its ``help``.
+        A dataclass, which may refuse values itself. Its fields are bool, int, float,
+        str, Path, a Literal of texts, such with None, a list, or a dict of names to
+        values; the metadata of each has its ``help``.
     description
         What the command does, for ``--help``.
     argv
@@ -89,14 +88,13 @@ def parse(settings_class: type[S], description: str, argv: Sequence[str] | None 
     names = [field.name for field in fields]
     if rest:
         parser.error(f"unknown: {rest[0]}{_hint(rest[0], [_flag(name) for name in names])}")
-    file: Path | None = given.pop("config")
+    file: Path | None = given.pop("config", None)
     values = {} if file is None else _from_file(file, names, kinds)
     for name, value in given.items():
-        if value is not None:
-            try:
-                values[name] = _from_flag(value, kinds[name])
-            except ValueError as error:
-                parser.error(f"argument {_flag(name)}: {error}")
+        try:
+            values[name] = _from_flag(value, kinds[name])
+        except ValueError as error:
+            parser.error(f"argument {_flag(name)}: {error}")
     for field in fields:
         if _default(field) is dataclasses.MISSING and field.name not in values:
             parser.error(f"{_flag(field.name)} is needed, here or in --config")
@@ -105,12 +103,29 @@ def parse(settings_class: type[S], description: str, argv: Sequence[str] | None 
 
 def save_effective(settings: Any, path: Path) -> None:
     """Write all settings as YAML, defaults too; ``--config`` reads the file back."""
-    content = {
+    write_whole(path, dump(effective(settings)).encode())
+
+
+def effective(settings: Any) -> dict[str, Any]:
+    """Return all settings, defaults too, in the order of their class and as YAML holds them."""
+    return {
         field.name: _plain(getattr(settings, field.name))
         for field in dataclasses.fields(settings)
         if field.init
     }
-    write_whole(path, dump(content).encode())
+
+
+def saved(path: Path) -> dict[str, Any]:
+    """Return what `save_effective` wrote, as it stands there.
+
+    Another version may have written it, with settings that are none by now.
+
+    Raises
+    ------
+    SettingsError
+        The file cannot be read.
+    """
+    return {str(key): value for key, value, _ in _entries(path, str(path))}
 
 
 def _plain(value: Any) -> Any:
@@ -121,15 +136,18 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _from_file(file: Path, names: Sequence[str], kinds: Mapping[str, Any]) -> dict[str, Any]:
+def _entries(file: Path, shown: str) -> list[tuple[Any, Any, int]]:
     try:
-        entries = load_mapping(file.read_text(encoding="utf-8"))
+        return load_mapping(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"--config {file}: cannot be read ({error})") from error
+        raise SettingsError(f"{shown}: cannot be read ({error})") from error
     except YAMLError as error:
         raise SettingsError(f"{file}, {error}") from error
+
+
+def _from_file(file: Path, names: Sequence[str], kinds: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for key, value, line in entries:
+    for key, value, line in _entries(file, f"--config {file}"):
         name = str(key).replace("-", "_")
         if name not in names:
             raise SettingsError(
@@ -157,21 +175,17 @@ def _from_flag(value: Any, kind: Any) -> Any:
 def _parser(
     fields: Iterable[dataclasses.Field[Any]], kinds: Mapping[str, Any], description: str
 ) -> argparse.ArgumentParser:
-    """Return a parser in which None stands for a flag that is not given."""
-    # HfArgumentParser changes the fields of the class it is given and knows no
-    # mappings, so it gets one of its own, where lists and mappings are lists of texts.
-    stand_in: Any = dataclasses.make_dataclass(
-        "Settings", [_for_parser(field, kinds[field.name]) for field in fields], kw_only=True
-    )
-    parser = HfArgumentParser(
-        stand_in,
+    """Return a parser that keeps what is given only, as texts but for truth values."""
+    parser = argparse.ArgumentParser(
         prog=_program(),
         usage="%(prog)s [--config FILE.yaml] [options]",
         description=description,
         formatter_class=_HelpFormatter,
+        argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.set_defaults(**{field.name: None for field in fields})
+    for field in fields:
+        _add_flag(parser, field, conversion.without_none(kinds[field.name]))
     parser.add_argument(
         "--config",
         type=Path,
@@ -181,23 +195,24 @@ def _parser(
     return parser
 
 
-def _for_parser(field: dataclasses.Field[Any], kind: Any) -> tuple[str, Any, Any]:
-    core = conversion.without_none(kind)
+def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], kind: Any) -> None:
     default = _default(field)
     shown = "" if default is dataclasses.MISSING else _shown(default)
-    text = field.metadata["help"].replace("%", "%%")
-    metadata = {"help": f"{text} [{shown.replace('%', '%%')}]" if shown else text}
-    if get_origin(core) in (list, dict):
-        metavar = "NAME=VALUE" if get_origin(core) is dict else "VALUE"
-        metadata |= {"action": "extend", "metavar": metavar}
-        kind = list[str]
-    elif core is bool and default is not True:  # --no-x takes no value
-        metadata["metavar"] = "yes|no"
-    elif core is not bool and get_origin(core) is not Literal:
-        metadata["metavar"] = METAVARS.get(core, "TEXT")
-    # The value of a default does not matter, but --no-x is made where it is True.
-    stand_in = dataclasses.field(default=True if default is True else None, metadata=metadata)
-    return field.name, kind, stand_in
+    text = f"{field.metadata['help']} [{shown}]" if shown else field.metadata["help"]
+    how: dict[str, Any] = {"help": text.replace("%", "%%")}
+    if get_origin(kind) in (list, dict):
+        metavar = "NAME=VALUE" if get_origin(kind) is dict else "VALUE"
+        how |= {"action": "extend", "nargs": "+", "metavar": metavar}
+    elif get_origin(kind) is Literal:
+        how["choices"] = get_args(kind)
+    elif kind is bool:
+        how |= {"nargs": "?", "const": True, "metavar": "yes|no"}
+    else:
+        how["metavar"] = METAVARS.get(kind, "TEXT")
+    parser.add_argument(*_spellings(field.name), dest=field.name, **how)
+    if default is True:
+        negated = _spellings(f"no_{field.name}")
+        parser.add_argument(*negated, dest=field.name, action="store_false", help=how["help"])
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
@@ -239,6 +254,10 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def _spellings(name: str) -> list[str]:
+    return sorted({f"--{name}", _flag(name)})
+
+
 def _hint(unknown: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(unknown, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
@@ -246,6 +265,8 @@ def _hint(unknown: str, known: Sequence[str]) -> str:
 
 def _start_logging() -> None:
     """Have progress and warnings, each with its time, on standard error."""
+    from transformers.utils import logging as transformers_logging
+
     handler = logging.StreamHandler()
     handler.setFormatter(_LineFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

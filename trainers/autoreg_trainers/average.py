@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -61,8 +62,9 @@ def mean(models: Sequence[str | Path], weights: Sequence[float]) -> AutoRegModel
         raise ModelError("an average takes two models or more")
     if len(weights) != len(models):
         raise ModelError(f"there are {len(models)} models and {len(weights)} weights")
-    if min(weights) <= 0:
-        raise ModelError(f"a weight is {min(weights):g}; each must be above 0")
+    for weight in weights:
+        if not 0 < weight < math.inf:
+            raise ModelError(f"a weight is {weight:g}; each must be a number above 0")
     first = AutoRegModel.from_pretrained(models[0], device="cpu", dtype="float32")
     averaged = _trained(first)
     sums = {name: value.double() * weights[0] for name, value in averaged.items()}

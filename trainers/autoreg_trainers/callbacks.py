@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from transformers import (
     ProgressCallback,
     TrainerCallback,
@@ -49,7 +51,7 @@ class Clock(TrainerCallback):
     save_minutes
         Between checkpoints; 0 for none by time.
     max_minutes
-        Until a last checkpoint and the end; None for no such end.
+        From the making of the clock until a last checkpoint and the end; None for no such end.
     """
 
     def __init__(self, save_minutes: float, max_minutes: float | None) -> None:
@@ -57,20 +59,31 @@ class Clock(TrainerCallback):
         self.max_seconds = None if max_minutes is None else 60 * max_minutes
         self.started = self.saved = time.monotonic()
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count the minutes between checkpoints from here."""
+        self.saved = time.monotonic()
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Ask for a checkpoint, and for the end, when it is time."""
+        """Ask for a checkpoint, and for the end, when it is time by any process's clock."""
         now = time.monotonic()
-        if self.max_seconds is not None and now - self.started >= self.max_seconds:
-            control.should_save = control.should_training_stop = True
-        elif self.save_seconds and now - self.saved >= self.save_seconds:
-            control.should_save = True
+        ends = self.max_seconds is not None and now - self.started >= self.max_seconds
+        due = ends or (self.save_seconds > 0 and now - self.saved >= self.save_seconds)
+        if args.world_size > 1:
+            # They save and stop together: one that did so alone would wait for ever.
+            flags = torch.tensor([ends, due], dtype=torch.int32, device=args.device)
+            dist.all_reduce(flags, dist.ReduceOp.MAX)
+            ends, due = map(bool, flags.tolist())
+        control.should_training_stop |= ends
+        control.should_save |= due
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Count from here."""
+        """Count them from here."""
         self.saved = time.monotonic()
 
 

@@ -6,20 +6,15 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow.compute as pc
-
-from autoreg_rag.model import AutoRegModel
 from autoreg_trainers.arguments import run
-from autoreg_trainers.data import DataError, Source, load_triplets
-from autoreg_trainers.objectives import Alignment, AlignmentSettings
-from autoreg_trainers.references import reference_key, with_references
 from autoreg_trainers.settings import AlignmentTrainingSettings
-from autoreg_trainers.teacher import teacher_of
-from autoreg_trainers.training import Recipe, print_figures, train
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from autoreg_rag.model import AutoRegModel
+    from autoreg_trainers.objectives import Alignment
+    from autoreg_trainers.training import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +31,20 @@ vectors do (S1), and gain more on it than on the negatives since the reference
 
 def cda(settings: AlignmentTrainingSettings) -> None:
     """Train, leave a model folder in ``settings.out``, and print held-back figures."""
+    # This takes seconds to load, and --help needs none of it.
+    from autoreg_trainers.training import print_figures, train
+
     print_figures(train(settings, alignment_recipe(settings)))
 
 
 def alignment_recipe(settings: AlignmentTrainingSettings) -> Recipe:
     """Return how alignment is trained; its rows and scores serve `reference` too."""
+    from autoreg_trainers.data import Source, load_triplets
+    from autoreg_trainers.objectives import Alignment, AlignmentSettings
+    from autoreg_trainers.references import reference_key, with_references
+    from autoreg_trainers.teacher import teacher_of
+    from autoreg_trainers.training import Recipe
+
     sources = [Source.parse(source) for source in settings.sources]
     folder = Path(settings.references or Path(settings.out) / "references")
     teacher = teacher_of(settings)
@@ -99,6 +103,11 @@ def with_negatives(rows: Dataset) -> Dataset:
     DataError
         No row has one.
     """
+    import numpy as np
+    import pyarrow.compute as pc
+
+    from autoreg_trainers.data import DataError
+
     kept: list[bool] = []
     for table in rows.select_columns(["negatives"]).with_format("arrow").iter(BLOCK):
         kept += pc.greater(pc.list_value_length(table["negatives"]), 0).to_pylist()

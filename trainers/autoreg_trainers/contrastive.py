@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from autoreg_trainers.arguments import run
-from autoreg_trainers.data import Source, load_triplets
-from autoreg_trainers.objectives import Contrastive
 from autoreg_trainers.settings import ContrastiveSettings
-from autoreg_trainers.teacher import teacher_of
-from autoreg_trainers.training import Recipe, print_figures, train
 
 DESCRIPTION = """
 InfoNCE with in-batch and hard negatives on the pooled vectors: the baseline of
@@ -17,6 +13,12 @@ the paper's tables, with the same data and the same encoder.
 
 def contrastive(settings: ContrastiveSettings) -> None:
     """Train, leave a model folder in ``settings.out``, and print held-back figures."""
+    # These take seconds to load, and --help needs none of them.
+    from autoreg_trainers.data import Source, load_triplets
+    from autoreg_trainers.objectives import Contrastive
+    from autoreg_trainers.teacher import teacher_of
+    from autoreg_trainers.training import Recipe, print_figures, train
+
     sources = [Source.parse(source) for source in settings.sources]
     teacher = teacher_of(settings)
     recipe = Recipe(

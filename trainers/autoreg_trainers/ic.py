@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from autoreg_trainers.arguments import run
-from autoreg_trainers.bridge import fit_bridge
-from autoreg_trainers.callbacks import NoContext
-from autoreg_trainers.data import Source, load_compression
-from autoreg_trainers.objectives import Compression
 from autoreg_trainers.settings import CompressionSettings
-from autoreg_trainers.training import Recipe, print_figures, train
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from autoreg_trainers.objectives import Compression
 
 DESCRIPTION = """
 Information Compression: the encoder learns to put a text into k vectors from
@@ -25,6 +22,12 @@ vectors carry anything.
 
 def ic(settings: CompressionSettings) -> None:
     """Train, leave a model folder in ``settings.out``, and print held-back figures."""
+    # These take seconds to load, and --help needs none of them.
+    from autoreg_trainers.callbacks import NoContext
+    from autoreg_trainers.data import Source, load_compression
+    from autoreg_trainers.objectives import Compression
+    from autoreg_trainers.training import Recipe, print_figures, train
+
     sources = [Source.parse(source) for source in settings.sources]
     recipe = Recipe(
         stage="ic",
@@ -48,6 +51,8 @@ def ic(settings: CompressionSettings) -> None:
 
 def with_bridge(objective: Compression, rows: Dataset, settings: CompressionSettings) -> Dataset:
     """Fit the bridge to the first rows where it begins anew, and return all rows."""
+    from autoreg_trainers.bridge import fit_bridge
+
     model = objective.model
     begins = settings.tuning == "bridge" or not model.neck.fitted
     if settings.bridge_rows and begins:

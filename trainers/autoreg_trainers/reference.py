@@ -4,17 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from autoreg_trainers.acceleration import compile_layers
 from autoreg_trainers.arguments import run
 from autoreg_trainers.cda import alignment_recipe
 from autoreg_trainers.settings import AlignmentTrainingSettings
-from autoreg_trainers.training import (
-    build_objective,
-    check_settings,
-    join_processes,
-    load_model,
-    short_rows,
-)
 
 DESCRIPTION = """
 Reference scores for Conditional Distribution Alignment: how likely the model
@@ -26,7 +18,10 @@ run that will use them. Goes on where it was cut off.
 
 def reference(settings: AlignmentTrainingSettings) -> None:
     """Write the scores into ``settings.references``, or ``out/references``."""
-    check_settings(settings)
+    # These take seconds to load, and --help needs none of them.
+    from autoreg_trainers.acceleration import compile_layers
+    from autoreg_trainers.training import build_objective, join_processes, load_model, short_rows
+
     state = join_processes(settings)
     recipe = alignment_recipe(settings)
     model = load_model(settings, recipe.stage)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from autoreg_trainers.ranges import check_settings
+
 
 def option(default: Any, text: str) -> Any:
     """Return a dataclass field with its default and its help."""
@@ -67,7 +69,9 @@ class TrainingSettings:
         None, "Score only this many tokens of a target; the encoder reads all of a text."
     )
     max_minutes: float | None = option(
-        None, "Stop cleanly, with a checkpoint and the model, after this many minutes."
+        None,
+        "Stop cleanly, with a checkpoint and the model, after the step in which these minutes "
+        "are over; loading and reference scores count.",
     )
     held_back: int = option(200, "Rows kept for evaluation; none of their groups is trained on.")
     eval_steps: int = option(100, "Evaluate on held-back rows every so many steps; 0: at the end.")
@@ -85,6 +89,10 @@ class TrainingSettings:
     resume: bool = option(False, "Go on from the run's last complete checkpoint, if there is one.")
     strict: bool = option(False, "A bad row is an error; otherwise it is counted and named.")
     seed: int = option(0, "Of all that is drawn.")
+
+    def __post_init__(self) -> None:
+        """Refuse settings that no run can have."""
+        check_settings(self)
 
 
 @dataclass

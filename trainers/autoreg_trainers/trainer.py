@@ -28,6 +28,7 @@ from autoreg_rag.files import write_whole
 from autoreg_trainers import health
 from autoreg_trainers.objectives import Objective, Outcome
 from autoreg_trainers.objectives.objective import Row
+from autoreg_trainers.ranges import MIN_TOKEN_BUDGET
 from autoreg_trainers.sharding import fill, gather, make_shardable, root_held, whole
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,6 @@ Figures = dict[str, tuple[float, int]]
 WEIGHTS_FILE = "trainable.safetensors"
 COMPLETE_FILE = "complete"
 """Written last: a checkpoint without it was cut off."""
-
-MIN_TOKEN_BUDGET = 64
 
 _NECK_VECTORS = ("neck.compress_tokens", "neck.bridge_start")
 

@@ -6,7 +6,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,9 +39,10 @@ from autoreg_trainers.curve import draw_curve
 from autoreg_trainers.data import held_back
 from autoreg_trainers.objectives import Objective
 from autoreg_trainers.probe import Probe, ProbeCallback
+from autoreg_trainers.resuming import check_same_run
 from autoreg_trainers.sampling import SourceSampler
 from autoreg_trainers.settings import TrainingSettings
-from autoreg_trainers.trainer import MIN_TOKEN_BUDGET, AutoRegTrainer, last_checkpoint
+from autoreg_trainers.trainer import AutoRegTrainer, last_checkpoint
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -104,9 +105,15 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
     AutoRegError
         Settings, data or model cannot be used.
     """
+    clock = Clock(settings.save_minutes, settings.max_minutes)
     state = join_processes(settings)
     out = Path(settings.out)
-    _check(settings, out, state.num_processes)
+    if settings.batch_size % state.num_processes:
+        raise ModelError(
+            f"a batch of {settings.batch_size} rows cannot be shared by {state.num_processes} "
+            "processes"
+        )
+    checkpoint = _begun(settings, out)
     probe = _probe(settings)
     set_seed(settings.seed)
     model = load_model(settings, recipe.stage)
@@ -139,7 +146,7 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
         sampler=_sampler(settings, training),
         train_dataset=training,
         eval_dataset=held,
-        callbacks=[Clock(settings.save_minutes, settings.max_minutes)],
+        callbacks=[clock],
     )
     for printing in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printing)
@@ -150,7 +157,6 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
     if state.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         save_effective(settings, out / SETTINGS_FILE)
-    checkpoint = last_checkpoint(out / CHECKPOINT_FOLDER) if settings.resume else None
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
     if checkpoint is not None and _steps_done(checkpoint) >= _steps(settings, len(training)):
@@ -285,91 +291,14 @@ def _probe(settings: TrainingSettings) -> Probe | None:
     )
 
 
-def check_settings(settings: TrainingSettings) -> None:
-    """Refuse settings that no run can have.
-
-    Raises
-    ------
-    ModelError
-        No data is named, or a value is out of its range.
-    """
-    if not settings.sources:
-        raise ModelError("no training data is named; give --sources")
-    for field in fields(settings):
-        _check_value(field.name, getattr(settings, field.name))
-
-
-def _check(settings: TrainingSettings, out: Path, processes: int) -> None:
-    check_settings(settings)
-    if settings.batch_size % processes:
-        raise ModelError(
-            f"a batch of {settings.batch_size} rows cannot be shared by {processes} processes"
-        )
-    used = (out / MODEL_FOLDER).exists() or last_checkpoint(out / CHECKPOINT_FOLDER)
-    if used and not settings.resume:
+def _begun(settings: TrainingSettings, out: Path) -> Path | None:
+    """Return the checkpoint to go on from, if any; refuse a folder of another run."""
+    checkpoint = last_checkpoint(out / CHECKPOINT_FOLDER)
+    if not settings.resume and (checkpoint or (out / MODEL_FOLDER).exists()):
         raise ModelError(f"{out} holds a run already; add --resume, or name another folder")
-
-
-def _check_value(name: str, value: Any) -> None:
-    """Refuse a number out of its range, and NaN, which no comparison holds for."""
-    if value is None:
-        return
-    if name in _LEAST and not _LEAST[name] <= value < math.inf:
-        raise ModelError(f"{name} is {value}; it must be {_LEAST[name]} or more")
-    if name in _POSITIVE and not 0 < value < math.inf:
-        raise ModelError(f"{name} is {value}; it must be above 0")
-    if name in _SHARES and not 0 <= value <= 1:
-        raise ModelError(f"{name} is {value}; it must be from 0 to 1")
-    if name == "max_steps" and value != -1 and value < 1:
-        raise ModelError(f"max_steps is {value}; it must be 1 or more, or -1 for all epochs")
-    if name == "schedule" and value not in _SCHEDULES:
-        raise ModelError(f"schedule is {value!r}; it must be one of {', '.join(_SCHEDULES)}")
-
-
-_LEAST = {
-    "batch_size": 1,
-    "token_budget": MIN_TOKEN_BUDGET,
-    "lora_rank": 1,
-    "lora_alpha": 1,
-    "weight_decay": 0,
-    "max_grad_norm": 0,
-    "held_back": 0,
-    "bridge_rows": 0,
-    "eval_steps": 0,
-    "probe_steps": 0,
-    "probe_queries": 1,
-    "probe_documents": 1,
-    "probe_pairs": 1,
-    "logging_steps": 1,
-    "save_steps": 0,
-    "save_minutes": 0,
-    "num_compress_tokens": 1,
-    "max_length": 1,
-    "max_rows": 1,
-    "max_tokens": 1,
-    "max_target": 1,
-    "max_minutes": 0,
-    "keep_checkpoints": 1,
-    "negatives": 0,
-    "in_batch_negatives": 0,
-    "contrastive_weight": 0,
-    "compression_weight": 0,
-    "teacher_weight": 0,
-    "teacher_cosine_weight": 0,
-    "seed": 0,
-}
-_POSITIVE = ("learning_rate", "neck_learning_rate", "epochs", "beta", "tau", "contrastive_tau")
-_SHARES = ("warmup", "lora_dropout", "distillation")
-# Those of transformers that need nothing but the number of steps.
-_SCHEDULES = (
-    "constant",
-    "constant_with_warmup",
-    "cosine",
-    "cosine_with_restarts",
-    "inverse_sqrt",
-    "linear",
-    "polynomial",
-)
+    if checkpoint is not None and (out / SETTINGS_FILE).is_file():
+        check_same_run(settings, out / SETTINGS_FILE)
+    return checkpoint
 
 
 def _arguments(

@@ -35,9 +35,12 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+from autoreg_rag.cli import errors_as_status
+from autoreg_rag.evaluate.discovery import load_sets
+from autoreg_rag.evaluate.peer import SentenceTransformerPeer
 from autoreg_rag.model import AutoRegModel
 from autoreg_trainers.average import mean
-from autoreg_trainers.data import Source
+from autoreg_trainers.data import DataError, Source
 from autoreg_trainers.plain_yaml import load_mapping
 from autoreg_trainers.training import MODEL_FOLDER, export
 
@@ -50,12 +53,16 @@ LATER = ["cda4", "cda5"]
 
 LAUNCH = ["accelerate.commands.launch", "--config_file", CONFIGS / "accelerate" / "ddp.yaml", "-m"]
 SMALL = [
-    *("--max-rows", "120", "--max-steps", "2", "--batch-size", "16"),
-    *("--held-back", "8", "--compile", "no", "--token-budget", "4096"),
+    *("--max-rows", "120", "--max-steps", "2", "--batch-size", "4"),
+    *("--held-back", "4", "--compile", "no", "--token-budget", "4096"),
 ]
-SMALL_SETS = ["--limit", "20"]
 
 logger = logging.getLogger("recipe")
+
+
+def config_of(name: str) -> Path:
+    """Return the settings of a stage."""
+    return CONFIGS / f"smollm2-135m-{name}.yaml"
 
 
 def run(*command: str | Path) -> None:
@@ -79,10 +86,15 @@ def stage(folder: Path, *command: str | Path) -> None:
         run(*command, "--out", folder, "--resume", "yes")
 
 
+def sources(config: Path) -> list[str]:
+    """Return the sources that a configuration names."""
+    settings = {key: value for key, value, _ in load_mapping(config.read_text())}
+    return list(settings["sources"])
+
+
 def shares(config: Path, out: Path) -> list[str]:
     """Return a round's sources with their weights; all that was mined if it names none of it."""
-    settings = {key: value for key, value, _ in load_mapping(config.read_text())}
-    named = [f"{out}/{source}" for source in settings["sources"]]
+    named = [f"{out}/{source}" for source in sources(config)]
     there = [source for source in named if Path(Source.parse(source).path).is_file()]
     mined = any(source.startswith(f"{out}/mined/") for source in there)
     return there if mined else [f"{out}/mined"]
@@ -91,7 +103,9 @@ def shares(config: Path, out: Path) -> list[str]:
 def near_alike(passages: Path, out: Path, seed: int) -> None:
     """Make near-alike sentences of passages, unless there are none or it has been done."""
     if passages.is_file() and not out.is_file():
-        number = ["--rows", "14000", "--seed", str(seed)]
+        named = map(Source.parse, sources(config_of(LATER[-1])))
+        rows = next(int(source.weight) for source in named if source.path == out.name)
+        number = ["--rows", str(rows), "--seed", str(seed)]
         run("autoreg_trainers.sentences", passages, "--out", out, *number)
 
 
@@ -100,8 +114,7 @@ def aligned(options: argparse.Namespace, few: list[str]) -> AutoRegModel:
     out: Path = options.out
 
     def going_on(name: str, before: str, number: int) -> list[str | Path]:
-        config = CONFIGS / f"smollm2-135m-{name}.yaml"
-        settings = ["--config", config, "--sources", *shares(config, out)]
+        settings = ["--config", config_of(name), "--sources", *shares(config_of(name), out)]
         settings += ["--model", out / before / MODEL_FOLDER]
         return ["autoreg_trainers.cda", *settings, "--seed", str(options.seed + number), *few]
 
@@ -112,9 +125,8 @@ def aligned(options: argparse.Namespace, few: list[str]) -> AutoRegModel:
     export(means, out / "mean" / MODEL_FOLDER)
     near_alike(options.data / "text.jsonl.gz", out / "sentences.jsonl.gz", options.seed)
     before = "mean"
-    for number, name in enumerate(LATER, start=len(ROUNDS) + 1):
-        if options.small and name != LATER[-1]:
-            continue
+    later = LATER[-1:] if options.small else LATER
+    for number, name in enumerate(later, start=len(ROUNDS) + 1):
         teachers = options.teacher if name == LATER[-1] else options.teacher[:1]
         taught = ["--teacher", *teachers] if teachers else []
         stage(out / name, *going_on(name, before, number), *taught)
@@ -125,14 +137,47 @@ def aligned(options: argparse.Namespace, few: list[str]) -> AutoRegModel:
 def readable(options: argparse.Namespace, few: list[str]) -> AutoRegModel:
     """Fit the bridge anew after InfoNCE."""
     out: Path = options.out
-    bridge = ["--config", CONFIGS / "smollm2-135m-bridge.yaml", "--sources", options.data]
+    bridge = ["--config", config_of("bridge"), "--sources", options.data]
     bridge += ["--model", out / "contrastive" / MODEL_FOLDER, "--seed", str(options.seed)]
     stage(out / "bridge", "autoreg_trainers.ic", *bridge, *few)
     return AutoRegModel.from_pretrained(out / "bridge" / MODEL_FOLDER)
 
 
-def main() -> None:
+def check(options: argparse.Namespace) -> None:
+    """Refuse what later stages would refuse after hours."""
+    if not options.data.is_dir():
+        raise DataError(f"there is no folder {options.data}")
+    if options.evaluate:
+        load_sets(options.evaluate, limit=1)
+    for teacher in options.teacher:
+        SentenceTransformerPeer(teacher, device="cpu")
+
+
+def recipe(options: argparse.Namespace) -> None:
     """Run all stages."""
+    check(options)
+    out: Path = options.out
+    few = SMALL if options.small else []
+    seed = ["--seed", str(options.seed)]
+
+    mine = ["--out", out / "mined", "--max-group", "50", "--negatives", "3"]
+    run("autoreg_trainers.mine", options.data, *mine)
+    ic = ["--config", config_of("ic"), "--sources", options.data]
+    stage(out / "ic", "autoreg_trainers.ic", *ic, *seed, *few)
+    kind = options.alignment
+    first = ["--config", config_of(kind), "--sources", out / "mined"]
+    first += ["--model", out / "ic" / MODEL_FOLDER]
+    stage(out / kind, f"autoreg_trainers.{kind}", *first, *seed, *few)
+    model = aligned(options, few) if kind == "cda" else readable(options, few)
+    export(model, out / MODEL_FOLDER)
+    if options.evaluate:
+        figures = ["--model", out / MODEL_FOLDER, "--out", out / "results.md"]
+        figures += ["--limit", "20"] if options.small else []
+        run("autoreg_rag.evaluate", options.evaluate, *figures)
+
+
+def main() -> None:
+    """Read the options, and run all stages."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder of training rows")
     parser.add_argument("--evaluate", type=Path, help="folder of evaluation sets")
@@ -154,26 +199,8 @@ def main() -> None:
     if options.teacher and options.alignment != "cda":
         parser.error("--teacher is for --alignment cda")
     options.out = options.out or Path("runs/default-model" + "-small" * options.small)
-    if not options.data.is_dir():
-        sys.exit(f"error: there is no folder {options.data}")
-    out: Path = options.out
-    few = SMALL if options.small else []
-    seed = ["--seed", str(options.seed)]
-
-    mine = ["--out", out / "mined", "--max-group", "50", "--negatives", "3"]
-    run("autoreg_trainers.mine", options.data, *mine)
-    ic = ["--config", CONFIGS / "smollm2-135m-ic.yaml", "--sources", options.data]
-    stage(out / "ic", "autoreg_trainers.ic", *ic, *seed, *few)
-    kind = options.alignment
-    first = ["--config", CONFIGS / f"smollm2-135m-{kind}.yaml", "--sources", out / "mined"]
-    first += ["--model", out / "ic" / MODEL_FOLDER]
-    stage(out / kind, f"autoreg_trainers.{kind}", *first, *seed, *few)
-    model = aligned(options, few) if kind == "cda" else readable(options, few)
-    export(model, out / MODEL_FOLDER)
-    if options.evaluate:
-        figures = ["--model", out / MODEL_FOLDER, "--out", out / "results.md"]
-        figures += SMALL_SETS if options.small else []
-        run("autoreg_rag.evaluate", options.evaluate, *figures)
+    with errors_as_status():
+        recipe(options)
 
 
 if __name__ == "__main__":

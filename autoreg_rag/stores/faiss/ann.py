@@ -90,9 +90,10 @@ def write(path: Path, factory: str, matrix: Matrix, rows: int, earlier: Path | N
     factory
         A string as `faiss.index_factory` takes it.
     earlier
-        An index of the same factory over fewer rows, to add the rest to.
+        An index of the same factory over fewer rows, to add the rest to. One that
+        is trained is made anew whenever the rows reach another power of four.
     """
-    index = _read(earlier, 0) if earlier else _empty(factory, matrix.dimension)
+    index = _begun(factory, matrix.dimension, rows, earlier)
     try:
         if not index.is_trained:
             _train(index, _sample(index, matrix.mapped(0, rows)))
@@ -105,6 +106,25 @@ def write(path: Path, factory: str, matrix: Matrix, rows: int, earlier: Path | N
             f"FAISS cannot build '{factory}' over {rows} vectors ({_reason(error)}): choose "
             "another --faiss-factory; the index is complete and searched exactly until then"
         ) from error
+
+
+def _begun(factory: str, dimension: int, rows: int, earlier: Path | None) -> Any:
+    """Return the earlier index, or an empty one if there is none or it has to be trained again.
+
+    No file says how many rows it was trained on. It was at the last power of four or
+    later, so the rows never grow to four times those; and all the training that comes
+    again costs a third of the last at most.
+    """
+    empty = _empty(factory, dimension)
+    if earlier is None:
+        return empty
+    index = _read(earlier, 0)
+    return index if empty.is_trained or _power(index.ntotal) == _power(rows) else empty
+
+
+def _power(rows: int) -> int:
+    """Return the largest power of four that is not above `rows`, as its exponent."""
+    return (rows.bit_length() - 1) // 2
 
 
 def _empty(factory: str, dimension: int) -> Any:

@@ -276,6 +276,13 @@ class Sidecar:
         }
         return [found[id] for id in ids]
 
+    def revision(self) -> str:
+        """Return a text that is another one after each change, of this connection or another."""
+        with self._lock:
+            ((others,),) = self._all("PRAGMA data_version")
+            ((own,),) = self._all("SELECT total_changes()")
+        return f"{others} {own}"
+
     def ids(self, rows: Iterable[int]) -> dict[int, str]:
         """Return the id of the chunk in each of these rows."""
         return dict(self._all(f"SELECT row, id FROM chunks WHERE row {_AMONG}", _array(rows)))

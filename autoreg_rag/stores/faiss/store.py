@@ -180,6 +180,10 @@ class FaissStore(Store):
         """Return the chunks of these ids, in the order asked."""
         return self._sidecar.get(ids)
 
+    def revision(self) -> str:
+        """Return a text that is another one when chunks came or went since an earlier call."""
+        return self._sidecar.revision()
+
     def search(self, queries: Vectors, k: int, where: Where | None = None) -> list[list[Hit]]:
         """Find for each query the `k` chunks of highest cosine, best first."""
         queries = checked_queries(queries, k, self.manifest.dimension)

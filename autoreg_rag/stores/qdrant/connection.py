@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import tenacity
 from filelock import FileLock
-from qdrant_client import QdrantClient
+from qdrant_client import QdrantClient, models
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import (
     ApiException,
@@ -36,6 +37,12 @@ _RETRY_SECONDS = 120
 _TRANSIENT = {408, 429, 500, 502, 503, 504}
 _FORBIDDEN = {401, 403}
 _REASON_LENGTH = 200
+_POINTS_AT_ONCE = 256
+
+# As JSON holds it, with escaped quotes.
+_NOT_INDEXED = re.compile(
+    r'Index required but not found for \\"(.+)\\"(?: of one of the following types: \[(.+?)\])?'
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -108,6 +115,21 @@ class Connection:
         """
         with self._explained():
             return _retrying(self.place, _REQUEST_ATTEMPTS)(method, *args, **kwargs)
+
+    def scroll(self, collection: str, with_payload: bool | list[str]) -> Iterator[models.Record]:
+        """Yield all points of a collection, in order of id, with all or some of the payload."""
+        offset: Any = None
+        while True:
+            points, offset = self.call(
+                self.client.scroll,
+                collection,
+                limit=_POINTS_AT_ONCE,
+                offset=offset,
+                with_payload=with_payload,
+            )
+            yield from points
+            if offset is None:
+                return
 
     def lock(self, collection: str) -> None:
         """Keep other writers of this machine out of a collection, until `close`.
@@ -186,6 +208,13 @@ def _explained_answer(place: str) -> Iterator[None]:
     except UnexpectedResponse as error:
         if error.status_code in _FORBIDDEN:
             raise StoreError(f"the Qdrant server at {place} refuses the API key") from error
+        if refused := _NOT_INDEXED.search(error.content.decode(errors="replace")):
+            path = refused[1].replace('\\"', '"')
+            types = refused[2] or "keyword, integer, float or bool"
+            raise StoreError(
+                f"the Qdrant server at {place} filters by nothing without a payload index: create "
+                f"one on {path} of the collection (type: {types}), or leave that filter out"
+            ) from error
         raise StoreError(f"the Qdrant server at {place} failed: {_reason(error)}") from error
     except ResponseHandlingException as error:
         raise StoreError(

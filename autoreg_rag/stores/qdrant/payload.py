@@ -3,7 +3,7 @@
 LangChain reads ``page_content`` and ``metadata``. LlamaIndex reads
 ``_node_content``, a text node as JSON, and filters and deletes by ``doc_id``
 and by metadata at the top. This project reads ``page_content`` and ``_chunk``,
-and filters by ``metadata``.
+and filters by ``metadata`` and, where offsets hide fields there, by ``_chunk``.
 """
 
 from __future__ import annotations
@@ -26,9 +26,19 @@ CHUNK = "_chunk"
 
 SOURCE_PATH = f"{METADATA}.{SOURCE}"
 DIGEST_PATH = f"{CHUNK}.digest"
-DOCUMENT = "doc_id"
 """Paths to filter by."""
 
+_DOCUMENT = "doc_id"
+_DOCUMENT_KEYS = (_DOCUMENT, "document_id", "ref_doc_id")
+
+INDEXED = (SOURCE_PATH, DIGEST_PATH, _DOCUMENT, *(f"{METADATA}.{key}" for key in _DOCUMENT_KEYS))
+"""Paths of texts that filters name without being asked to, so that they need a payload index.
+
+A server in strict mode filters by nothing else. LlamaIndex's own store deletes by
+``doc_id``; this project's store for LlamaIndex looks for such keys in metadata too.
+"""
+
+_OFFSETS = ("start", "end")
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _EXACT_IN_FLOAT64 = 2**53
 
@@ -39,7 +49,7 @@ def payload(chunk: Chunk, digest: str) -> dict[str, Any]:
     A metadata key that means something else here (``source``, ``doc_id`` ...)
     gives way in the frameworks' views, and is kept in ``_chunk``.
     """
-    offsets = {"start": chunk.start, "end": chunk.end}
+    offsets = dict(zip(_OFFSETS, (chunk.start, chunk.end), strict=True))
     metadata = {**chunk.metadata, SOURCE: chunk.source}
     return {
         **metadata,
@@ -53,9 +63,7 @@ def payload(chunk: Chunk, digest: str) -> dict[str, Any]:
         },
         "_node_content": json.dumps(_node(chunk, metadata), ensure_ascii=False),
         "_node_type": "TextNode",
-        DOCUMENT: chunk.source,
-        "document_id": chunk.source,
-        "ref_doc_id": chunk.source,
+        **dict.fromkeys(_DOCUMENT_KEYS, chunk.source),
     }
 
 
@@ -103,11 +111,13 @@ def _equals_number(path: str, number: float) -> models.FieldCondition:
 
 
 def _path(key: str) -> str:
+    # What LangChain reads as metadata has the chunk's offsets in place of fields of that name.
+    parent = f"{CHUNK}.{METADATA}" if key in _OFFSETS else METADATA
     if _PLAIN_KEY.fullmatch(key):
-        return f"{METADATA}.{key}"
+        return f"{parent}.{key}"
     if '"' in key or not key:
         raise StoreError(f"Qdrant cannot filter by a key like {key!r}: rename it in the corpus")
-    return f'{METADATA}."{key}"'
+    return f'{parent}."{key}"'
 
 
 def _node(chunk: Chunk, metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import shlex
-import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from qdrant_client import models
 
@@ -21,20 +18,19 @@ from autoreg_rag.stores.folders import new_folder
 from autoreg_rag.stores.names import COLLECTION, QDRANT_STORAGE
 from autoreg_rag.stores.qdrant import payload
 from autoreg_rag.stores.qdrant.connection import Connection
+from autoreg_rag.stores.qdrant.records import FileRecords
 from autoreg_rag.stores.qdrant.requests import request_bodies
 from autoreg_rag.stores.where import conditions
 
 _MANIFEST = "autoreg"
 _IDS_AT_ONCE = 1000
-_POINTS_AT_ONCE = 256
 _QUERIES_AT_ONCE = 32
 _PARTS = [payload.TEXT, payload.CHUNK]
 
 
 class QdrantStore(Store):
-    """A collection of chunks, and a second one, ``<name>__files``, of file records.
+    """A collection of chunks, and a second one of file records.
 
-    Records stand apart so that searches of any client find passages only.
     The manifest is in the collection's metadata. There are no transactions
     here, so every method writes in an order that leaves no record without its
     chunks, and can be repeated.
@@ -68,13 +64,14 @@ class QdrantStore(Store):
         self._call, self._client = connection.call, connection.client
         self._writable = writable
         self._collection = collection
-        self._records = _records(collection)
+        self._records = FileRecords(connection, collection)
         try:
             if writable:
                 connection.lock(collection)
-            self.manifest = self._read_manifest()
+            info = self._info()
+            self.manifest = self._manifest_of(info)
             if writable and not connection.embedded:
-                self._index_payload()
+                self._index_payload(info)
         except BaseException:
             connection.close()
             raise
@@ -197,14 +194,13 @@ class QdrantStore(Store):
         self._check_writable()
         earlier = self.file(record.source)
         if earlier and earlier.digest != record.digest:
-            self._delete_record(record.source)
-        self._delete(payload.versions(record.source, but=record.digest))
-        self._call(self._client.upsert, self._records, [_point(record)], wait=True)
+            self._records.delete(record.source)
+        self._delete(payload.versions(record.source, but=record.digest), record)
 
     def remove_file(self, source: str) -> None:
         """Delete a file's chunks and its record; nothing happens if it has none."""
         self._check_writable()
-        self._delete_record(source)
+        self._records.delete(source)
         self._delete(payload.versions(source))
 
     def discard(self, source: str, digest: str) -> None:
@@ -212,18 +208,20 @@ class QdrantStore(Store):
         self._check_writable()
         record = self.file(source)
         if record and record.digest == digest:
-            self._delete_record(source)
+            self._records.delete(source)
         self._delete(payload.versions(source, digest=digest))
 
     def file(self, source: str) -> FileRecord | None:
         """Return the record of one file, or None if it is not done."""
-        found = self._call(self._client.retrieve, self._records, [_record_id(source)])
-        return _record(found[0]) if found else None
+        return self._records.get(source)
 
     def files(self) -> Iterator[FileRecord]:
         """Yield the records of all files that are done, in order of source."""
-        records = map(_record, self._scroll(self._records, with_payload=True))
-        yield from sorted(records, key=lambda record: record.source)
+        return self._records.all()
+
+    def revision(self) -> str:
+        """Return a text that is another one when chunks came or went since an earlier call."""
+        return f"{len(self)} {self._records.revision()}"
 
     def sources(self) -> Iterator[str]:
         """Yield the sources that have a record or a chunk, each once, in order."""
@@ -239,7 +237,7 @@ class QdrantStore(Store):
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield all chunks, in order of id."""
-        return map(_chunk, self._scroll(self._collection, with_payload=_PARTS))
+        return map(_chunk, self._connection.scroll(self._collection, with_payload=_PARTS))
 
     def get(self, ids: Sequence[str]) -> list[Chunk]:
         """Return the chunks of these ids, in the order asked; KeyError if one is missing."""
@@ -291,24 +289,29 @@ class QdrantStore(Store):
                 f"{self._connection.place} was opened for reading: open it as writable"
             )
 
-    def _read_manifest(self) -> Manifest:
-        place = f"Qdrant at {self._connection.place}"
+    def _info(self) -> models.CollectionInfo:
         if not self._call(self._client.collection_exists, self._collection):
             raise StoreError(
-                f"{place} has no collection '{self._collection}': name another, or make it with "
-                "'python -m autoreg_rag.index CORPUS --store qdrant'"
+                f"Qdrant at {self._connection.place} has no collection '{self._collection}': name "
+                "another, or make it with 'python -m autoreg_rag.index CORPUS --store qdrant'"
             )
-        info = self._call(self._client.get_collection, self._collection)
+        return self._call(self._client.get_collection, self._collection)
+
+    def _manifest_of(self, info: models.CollectionInfo) -> Manifest:
         text = (info.config.metadata or {}).get(_MANIFEST)
         if not isinstance(text, str):
+            place = f"Qdrant at {self._connection.place}"
             raise StoreError(
                 f"the collection '{self._collection}' of {place} was not made by autoreg-rag, "
                 "or the server is older than 1.16: name another collection, or update the server"
             )
         return Manifest.from_json(text)
 
-    def _index_payload(self) -> None:
-        for path in (payload.SOURCE_PATH, payload.DOCUMENT):
+    def _index_payload(self, info: models.CollectionInfo) -> None:
+        """Make the payload indexes that are missing; an older version made fewer."""
+        for path in payload.INDEXED:
+            if path in info.payload_schema:
+                continue
             self._call(
                 self._client.create_payload_index,
                 self._collection,
@@ -324,26 +327,11 @@ class QdrantStore(Store):
             some = list(ids[start : start + _IDS_AT_ONCE])
             yield from self._call(self._client.retrieve, self._collection, some, with_payload)
 
-    def _scroll(self, collection: str, with_payload: bool | list[str]) -> Iterator[models.Record]:
-        offset: Any = None
-        while True:
-            points, offset = self._call(
-                self._client.scroll,
-                collection,
-                limit=_POINTS_AT_ONCE,
-                offset=offset,
-                with_payload=with_payload,
-            )
-            yield from points
-            if offset is None:
-                return
-
-    def _delete(self, which: models.Filter) -> None:
+    def _delete(self, which: models.Filter, *finished: FileRecord) -> None:
+        """Delete chunks, and then write records, and the revision, which tells readers of it."""
         selector = models.FilterSelector(filter=which)
         self._call(self._client.delete, self._collection, selector, wait=True)
-
-    def _delete_record(self, source: str) -> None:
-        self._call(self._client.delete, self._records, [_record_id(source)], wait=True)
+        self._records.write(*finished)
 
 
 def _connect(location: Path | str, api_key: str | None) -> Connection:
@@ -355,8 +343,6 @@ def _connect(location: Path | str, api_key: str | None) -> Connection:
 def _make(connection: Connection, manifest: Manifest, collection: str, float16: bool) -> None:
     """Make what is not there; the collection that holds the manifest comes last."""
     call, client = connection.call, connection.client
-    # Qdrant asks for a vector; records are not searched by it.
-    vector = models.VectorParams(size=1, distance=models.Distance.DOT)
     vectors = models.VectorParams(
         size=manifest.dimension,
         distance=models.Distance.COSINE,
@@ -365,32 +351,11 @@ def _make(connection: Connection, manifest: Manifest, collection: str, float16: 
     try:
         if call(client.collection_exists, collection):
             return
-        if not call(client.collection_exists, _records(collection)):
-            call(client.create_collection, _records(collection), vector)
+        FileRecords(connection, collection).make()
         metadata = {_MANIFEST: manifest.to_json()}
         call(client.create_collection, collection, vectors, metadata=metadata)
     except ValueError as error:
         raise StoreError(f"Qdrant cannot make the collection '{collection}': {error}") from error
-
-
-def _records(collection: str) -> str:
-    return f"{collection}__files"
-
-
-def _record_id(source: str) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, source))
-
-
-def _point(record: FileRecord) -> models.PointStruct:
-    return models.PointStruct(
-        id=_record_id(record.source),
-        vector=[1.0],
-        payload=asdict(record),
-    )
-
-
-def _record(point: models.Record) -> FileRecord:
-    return FileRecord(**(point.payload or {}))
 
 
 def _chunk(point: models.Record | models.ScoredPoint) -> Chunk:

@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-import pytest
-
 WITHOUT = """
 import sys
 sys.modules[{name!r}] = None  # as if it were not installed
@@ -29,11 +27,11 @@ def test_another_package_that_is_missing_is_named_itself():
     assert "pydantic" in done.stderr.rstrip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("framework", ["langchain_core", "llama_index.core", "langchain_autoreg"])
-def test_our_core_imports_no_framework(framework):
+def test_our_core_imports_no_framework():
+    frameworks = {"langchain_core", "llama_index.core", "langchain_autoreg"}
     modules = "autoreg_rag, autoreg_rag.rerank, autoreg_rag.sharing, autoreg_rag.index.sharing"
-    done = run(f"import sys, {modules}; sys.exit({framework!r} in sys.modules)")
-    assert (done.returncode, done.stderr) == (0, "")
+    done = run(f"import sys, {modules}; print({frameworks} & sys.modules.keys())")
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "set()", "")
 
 
 def test_no_other_package_of_langchain_is_needed():

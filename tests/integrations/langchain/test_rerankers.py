@@ -30,8 +30,14 @@ TEXTS = [
 
 @pytest.fixture
 def documents():
+    """As `AutoRegRetriever` returns them."""
+    scores = [0.9 - place / 10 for place in range(len(TEXTS))]
     return [
-        Document(text, id=f"id-{place}", metadata={"place": place, "score": 0.9 - place / 10})
+        Document(
+            text,
+            id=f"id-{place}",
+            metadata={"place": place, "score": scores[place], "scores": {"cosine": scores[place]}},
+        )
         for place, text in enumerate(TEXTS)
     ]
 
@@ -89,6 +95,35 @@ class TestScores:
             documents[2].metadata["score"] = score
             found = AutoRegReranker(**how).compress_documents(documents, QUESTION)
             np.testing.assert_allclose(relevance(found), np.sort(expected)[::-1], atol=1e-5)
+
+    @pytest.mark.parametrize("beside", [{}, {"scores": [9, 9]}])
+    def test_a_score_that_is_not_our_retrievers_does_not_count(self, how, model, beside):
+        votes = [0, 9000, 12, 3, 40]
+        documents = [
+            Document(text, metadata={"score": score, **beside})
+            for text, score in zip(TEXTS, votes, strict=True)
+        ]
+        raw = Reranker(model).scores(QUESTION, TEXTS)
+        expected = standard_sum(-np.arange(len(TEXTS)), raw, DEFAULT_FUSION)
+        found = AutoRegReranker(**how).compress_documents(documents, QUESTION)
+        np.testing.assert_allclose(relevance(found), np.sort(expected)[::-1], atol=1e-5)
+
+    @pytest.mark.parametrize("key", ["score", "similarity"])
+    def test_another_retrievers_score_counts_where_its_key_is_named(self, how, model, key):
+        retrieval = [0.1, 0.7, 0.3, 0.2, 0.6]
+        documents = [
+            Document(text, metadata={"score": 0.0, key: score})
+            for text, score in zip(TEXTS, retrieval, strict=True)
+        ]
+        raw = Reranker(model).scores(QUESTION, TEXTS)
+        expected = standard_sum(np.array(retrieval), raw, DEFAULT_FUSION)
+        named = AutoRegReranker(**how, retrieval_score_key=key)
+        found = named.compress_documents(documents, QUESTION)
+        np.testing.assert_allclose(relevance(found), np.sort(expected)[::-1], atol=1e-5)
+        del documents[3].metadata[key]  # then all go by their order
+        expected = standard_sum(-np.arange(len(TEXTS)), raw, DEFAULT_FUSION)
+        found = named.compress_documents(documents, QUESTION)
+        np.testing.assert_allclose(relevance(found), np.sort(expected)[::-1], atol=1e-5)
 
     def test_parts_that_indexing_stored_are_used(self, how, model, documents):
         by_pmi = AutoRegReranker(**how, score="pmi", fusion=None)

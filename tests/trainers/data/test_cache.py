@@ -7,9 +7,9 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -17,28 +17,8 @@ import pytest
 from autoreg_rag.backbone import Backbone
 from autoreg_rag.model import AutoRegModel
 from autoreg_trainers.data import DataError, Source, load_compression, load_triplets, rows_hash
+from tests.commands import command
 from tests.trainers.data.conftest import Write, pairs
-
-PROGRAM = """
-import logging, os, signal, sys
-from pathlib import Path
-logging.basicConfig(level=logging.INFO)
-from autoreg_rag.backbone import Backbone
-from autoreg_rag.model import AutoRegModel
-from autoreg_trainers.data import load_triplets, rows_hash
-base, data, batches = sys.argv[1:]
-model = AutoRegModel.from_pretrained(base, dtype="float32", device="cpu")
-real = Backbone.tokenize
-calls = 0
-def tokenize(self, texts):
-    global calls
-    calls += len(texts) > 100
-    if calls > int(batches):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(self, texts)
-Backbone.tokenize = tokenize
-print(rows_hash(load_triplets([data], model.backbone, model.config, seed=1)))
-"""
 
 
 def load(model: AutoRegModel, path: Path, **settings: Any):
@@ -167,25 +147,19 @@ def test_a_damaged_entry_is_made_again(
     assert rows_hash(load(tiny_model, path)) == first
 
 
-def run(base: Path, data: Path, batches: int = 1 << 30) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(base), str(data), str(batches)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def run(base: Path, data: Path, batches: int = 1 << 30) -> CompletedProcess[str]:
+    return command("tests.trainers.data.tokenizing", base, data, batches, cwd=data.parent)
 
 
 def test_two_processes_at_once_tokenize_once(
     tiny_model: AutoRegModel, tiny_folder: Path, write: Write
 ):
     path = write("a.jsonl", pairs("a", 5000))
-    processes = [run(tiny_folder, path) for _ in range(2)]
-    outputs = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert sum(errors.count("tokenising") for _, errors in outputs) == 1
-    assert {out.strip() for out, _ in outputs} == {rows_hash(load(tiny_model, path))}
+    with ThreadPoolExecutor() as pool:
+        done = list(pool.map(run, [tiny_folder] * 2, [path] * 2))
+    assert [each.returncode for each in done] == [0, 0]
+    assert sum(each.stderr.count("tokenising") for each in done) == 1
+    assert {each.stdout.strip() for each in done} == {rows_hash(load(tiny_model, path))}
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no kill -9")
@@ -193,9 +167,7 @@ def test_a_killed_process_leaves_no_half_entry(
     tiny_model: AutoRegModel, tiny_folder: Path, write: Write, cache: Path
 ):
     path = write("a.jsonl", pairs("a", 5000))
-    process = run(tiny_folder, path, batches=3)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    assert run(tiny_folder, path, batches=3).returncode == -signal.SIGKILL
     assert not list(cache.glob("[!.]*/"))
     found = rows_hash(load(tiny_model, path))
     assert [entry.is_dir() for entry in cache.iterdir() if entry.suffix != ".lock"] == [True]

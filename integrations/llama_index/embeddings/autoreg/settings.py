@@ -17,8 +17,8 @@ from llama_index.core.bridge.pydantic import (
 from llama_index.core.schema import BaseComponent
 
 from autoreg_rag.config import Pooling
-from autoreg_rag.model import DEFAULT, AutoRegModel
-from autoreg_rag.sharing import SharedModel, full_name
+from autoreg_rag.model import DEFAULT, AutoRegModel, full_name
+from autoreg_rag.sharing import SharedModel
 
 Result = TypeVar("Result")
 

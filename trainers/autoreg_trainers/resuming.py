@@ -1,0 +1,83 @@
+"""Whether a run that goes on is the one that was begun."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoreg_rag.errors import ModelError
+from autoreg_trainers.arguments import effective, saved
+from autoreg_trainers.data import Source
+
+if TYPE_CHECKING:
+    from autoreg_trainers.settings import TrainingSettings
+
+_FREE = {
+    # How long it takes, and what is kept and told of it.
+    *("epochs", "max_steps", "max_minutes", "save_steps", "save_minutes", "keep_checkpoints"),
+    *("logging_steps", "eval_steps"),
+    *("probe", "probe_steps", "probe_queries", "probe_documents", "probe_pairs"),
+    # How a step is worked out: the same but for rounding.
+    *("device", "dtype", "attention", "compile", "token_budget"),
+    # The folder is the one that is looked at, and reference scores are bound to their model.
+    *("out", "references", "resume"),
+    # It ends a run or changes nothing.
+    "strict",
+}
+"""Settings that change neither what is learned nor from what."""
+
+
+def check_same_run(settings: TrainingSettings, file: Path) -> None:
+    """Refuse to go on with other settings than a run was begun with.
+
+    Parameters
+    ----------
+    settings
+        Those to go on with.
+    file
+        The run's own. Where one of the two knows a setting that the other does not, a
+        version lies between them, and nothing is said of it.
+
+    Raises
+    ------
+    ModelError
+        They would change what is learned, or from what.
+    SettingsError
+        The file cannot be read.
+    """
+    begun, now = saved(file), effective(settings)
+    differing = [
+        _difference(name, begun[name], value)
+        for name, value in now.items()
+        if name in begun.keys() - _FREE and _resolved(name, begun[name]) != _resolved(name, value)
+    ]
+    if differing:
+        raise ModelError(
+            f"{file.parent} holds a run with other settings: {'; '.join(differing)}; "
+            "give the old values, or another --out"
+        )
+
+
+def _difference(name: str, begun: Any, now: Any) -> str:
+    if isinstance(begun, list) and isinstance(now, list):  # of many sources, perhaps
+        common = [item for item in begun if item in now]
+        rests = [[item for item in items if item not in common] for items in (begun, now)]
+        begun, now = rests if any(rests) else (begun, now)
+    return f"{name} was {begun!r} and is now {now!r}"
+
+
+def _resolved(name: str, value: Any) -> Any:
+    """Return a value in which any spelling of a path is the same."""
+    if name == "sources":
+        sources = [Source.parse(source) for source in value]
+        return [replace(source, path=_place(source.path)) for source in sources]
+    if name == "teacher":
+        return [_place(teacher) for teacher in value]
+    return _place(value) if name == "model" and value is not None else value
+
+
+def _place(name: str) -> str:
+    """Return where a file or folder is, or the name of what is none here."""
+    path = Path(name)
+    return str(path.resolve()) if path.exists() else name
