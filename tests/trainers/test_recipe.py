@@ -62,8 +62,8 @@ def test_rows_that_a_round_does_not_name_are_taken_all(tmp_path):
 
 @pytest.mark.long
 def test_the_recipe_runs_from_rows_to_figures_and_not_twice(tmp_path, data, sets, real_base):
-    options = [data, "--evaluate", sets, "--out", tmp_path / "out", "--small"]
-    first = recipe(*options, cwd=tmp_path)
+    options = [data, "--out", tmp_path / "out", "--small"]
+    first = recipe(*options, "--evaluate", sets, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     out = tmp_path / "out"
     assert AutoRegConfig.load(out / "model").stage == "cda"
