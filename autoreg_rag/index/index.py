@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from autoreg_rag.corpus.readers.encoding import storable
 from autoreg_rag.corpus.records import Hit
-from autoreg_rag.index.fusion import fuse
-from autoreg_rag.index.words import WordSearch
+from autoreg_rag.index.hybrid import HybridSearch
 from autoreg_rag.stores import check_fingerprint, open_store
 from autoreg_rag.stores.base import Store, Where
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
@@ -41,7 +40,7 @@ class Index:
         check_fingerprint(store, model.fingerprint(), model.reference)
         self.store = store
         self.model = model
-        self._words = WordSearch(store)
+        self._hybrid = HybridSearch(store)
 
     @classmethod
     def open(
@@ -130,12 +129,9 @@ class Index:
             raise ValueError("a question is empty")
         queries = [storable(query) for query in queries]
         vectors = self.model.encode_queries(queries)
-        if not hybrid:
-            return self.store.search(vectors, k, where)
-        depth = max(10 * k, 100)
-        by_cosine = self.store.search(vectors, depth, where)
-        by_words = self._words.search(queries, depth, where)
-        return [fuse(*rankings)[:k] for rankings in zip(by_cosine, by_words, strict=True)]
+        if hybrid:
+            return self._hybrid.search(queries, vectors, k, [where])
+        return self.store.search(vectors, k, where)
 
     def close(self) -> None:
         """Release the store; calling it again does nothing."""

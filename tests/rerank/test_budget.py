@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoreg_rag import Reranker
@@ -12,6 +12,7 @@ from tests.rerank.conftest import QUERY, TEXTS
 MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB"
 
 
+@settings(max_examples=30)  # memory is freed again and again, which takes its time
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 2000), st.integers(50, 500))
 def test_what_does_not_fit_is_done_in_smaller_batches(lengths, tokens, memory):
     done, budget = [], TokenBudget(tokens)

@@ -10,8 +10,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from autoreg_rag.model import AutoRegModel
 from autoreg_trainers.arguments import parse
+from autoreg_trainers.trainer import AutoRegTrainer
 from tests.trainers.plain import loaded
-from tests.trainers.running import SETTINGS, command, flags, history, weights
+from tests.trainers.running import SETTINGS, command, flags, heard, history, weights
 
 TEXTS = ["A man is holding literature", "The Stewart Dynasty", "Education about science."]
 
@@ -53,6 +54,23 @@ def test_standard_output_is_one_object_of_figures_on_rows_held_back(chain):
     figures = json.loads(chain[0]["cda"])
     assert {"eval_loss", "eval_s1", "eval_s2", "eval_margin", "eval_s1_saturated"} <= set(figures)
     assert {"eval_alignment", "eval_uniformity", "eval_effective_rank"} <= set(figures)
+
+
+@pytest.mark.parametrize(("every", "steps"), [(0, [4]), (2, [2, 4]), (3, [3, 4])])
+def test_held_back_rows_are_read_once_at_the_end(
+    rows_file, tiny_folder, tmp_path, monkeypatch, capsys, every, steps
+):
+    read, evaluate = [], AutoRegTrainer.evaluate
+
+    def counted(self, *args, **options):
+        read.append(self.state.global_step)
+        return evaluate(self, *args, **options)
+
+    monkeypatch.setattr(AutoRegTrainer, "evaluate", counted)
+    same = {"model": tiny_folder, "sources": rows_file, "max_steps": 4}
+    status, output, _ = heard(capsys, "ic", *flags(**same, eval_steps=every, out=tmp_path / "run"))
+    assert (status, read) == (0, steps)
+    assert "eval_gain" in json.loads(output)
 
 
 @pytest.mark.parametrize("run", ["ic", "cda"])

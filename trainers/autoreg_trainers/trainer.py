@@ -274,6 +274,13 @@ class AutoRegTrainer(Trainer):
         )
         return metrics
 
+    def held_back_figures(self) -> dict[str, float]:
+        """Return the figures on held-back rows at this step; evaluate unless that was done."""
+        for entry in reversed(self.state.log_history):
+            if entry["step"] == self.state.global_step and "eval_loss" in entry:
+                return {name: value for name, value in entry.items() if name.startswith("eval_")}
+        return self.evaluate()
+
     def _held_back(self, count: int) -> Iterator[tuple[range, bool]]:
         """Yield this process's batches of `count` rows, and whether they count here.
 

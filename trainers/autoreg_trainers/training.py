@@ -163,7 +163,7 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
         trainer.restore(checkpoint)  # transformers would make one step more
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    figures = trainer.evaluate() if len(held) else {}
+    figures = trainer.held_back_figures() if len(held) else {}
     trainer.gather()
     if state.is_main_process:
         export(rounded(prepared), out / MODEL_FOLDER)

@@ -1,5 +1,6 @@
 """An index of ours as a vector store of LlamaIndex, of either kind."""
 
+import dataclasses
 import pickle
 
 import numpy as np
@@ -107,6 +108,36 @@ class TestQuery:
         assert ours.similarities == pytest.approx(theirs.similarities, abs=1e-5)
 
 
+class TestHybrid:
+    def retriever(self, store, embedding, **settings):
+        opened = VectorStoreIndex.from_vector_store(store, embed_model=embedding)
+        settings = {"similarity_top_k": 5, "vector_store_query_mode": "hybrid"} | settings
+        return opened.as_retriever(**settings)
+
+    @pytest.mark.parametrize("where", [None, {"year": [1999, 2001]}])
+    def test_it_finds_what_our_own_hybrid_search_finds(self, index_folder, embedding, model, where):
+        with Index.open(index_folder, model=model) as index:
+            (expected,) = index.search([QUESTION], 5, hybrid=True, where=where)
+            (by_cosine,) = index.search([QUESTION], 5, where=where)
+        filters = where and only(
+            equals("year", 1999), equals("year", 2001), condition=FilterCondition.OR
+        )
+        with AutoRegVectorStore.from_index(index_folder) as store:
+            found = self.retriever(store, embedding, filters=filters).retrieve(QUESTION)
+        assert [node.node_id for node in found] == [hit.chunk.id for hit in expected]
+        assert [node.score for node in found] == pytest.approx([hit.score for hit in expected])
+        assert found[0].score != pytest.approx(by_cosine[0].score)
+
+    def test_hybrid_top_k_is_how_many_are_found(self, store, embedding):
+        every = self.retriever(store, embedding).retrieve(QUESTION)
+        few = self.retriever(store, embedding, hybrid_top_k=2).retrieve(QUESTION)
+        assert [node.node_id for node in few] == [node.node_id for node in every[:2]]
+
+    def test_a_filter_that_nothing_can_meet_finds_nothing(self, store, embedding):
+        filters = only(equals("year", 1999), equals("year", 2001))
+        assert self.retriever(store, embedding, filters=filters).retrieve(QUESTION) == []
+
+
 class TestFilters:
     CASES = (
         (only(equals("source", "corpus/bread.md")), lambda c: c.source == "corpus/bread.md"),
@@ -205,8 +236,15 @@ class TestRefusals:
             store.query(VectorStoreQuery(query_str=QUESTION))
         with pytest.raises(ValueError, match="zero"):
             store.query(VectorStoreQuery([0.0] * len(vector)))
-        with pytest.raises(ValueError, match="hybrid"):
-            store.query(VectorStoreQuery(vector, mode=VectorStoreQueryMode.HYBRID))
+        with pytest.raises(ValueError, match="mode 'mmr'"):
+            store.query(VectorStoreQuery(vector, mode=VectorStoreQueryMode.MMR))
+        hybrid = VectorStoreQuery(vector, mode=VectorStoreQueryMode.HYBRID)
+        with pytest.raises(ValueError, match="needs the question"):
+            store.query(hybrid)
+        with pytest.raises(ValueError, match="alpha"):
+            store.query(dataclasses.replace(hybrid, query_str=QUESTION, alpha=0.5))
+        with pytest.raises(ValueError, match="1 or more"):
+            store.query(dataclasses.replace(hybrid, query_str=QUESTION, similarity_top_k=0))
         with pytest.raises(ValueError, match="node_ids"):
             store.query(VectorStoreQuery(vector, node_ids=["1"]))
         with pytest.raises(StoreError, match="1 or more"):

@@ -25,9 +25,11 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQueryResult,
 )
 
+from autoreg_rag.corpus.readers.encoding import storable
 from autoreg_rag.corpus.records import Chunk, Hit
 from autoreg_rag.errors import StoreError
-from autoreg_rag.stores import Store, Vectors, open_store
+from autoreg_rag.index.hybrid import HybridSearch, best
+from autoreg_rag.stores import Store, Vectors, Where, open_store
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
 from autoreg_rag.stores.where import SOURCE, matches
 from llama_index.embeddings.autoreg import AutoRegEmbedding
@@ -38,7 +40,8 @@ class AutoRegVectorStore(BasePydanticVectorStore):
     """An index that ``python -m autoreg_rag.index`` made, of either kind, open for reading.
 
     What a query finds are text nodes with the passage as text, its offsets, its
-    metadata and its file as source document; ``similarity`` is the cosine. Neither
+    metadata and its file as source document; ``similarity`` is the cosine, or in the
+    mode ``hybrid`` the fusion of its ranking with BM25's by reciprocal rank. Neither
     an embedding nor an LLM reads the metadata. Files are added and removed by
     indexing the corpus again, which an open store of FAISS or of a Qdrant server sees.
 
@@ -65,6 +68,7 @@ class AutoRegVectorStore(BasePydanticVectorStore):
     api_key: str | None = Field(default=None, frozen=True, exclude=True, repr=False)
 
     _store: Store = PrivateAttr()
+    _hybrid: HybridSearch = PrivateAttr()
 
     @field_validator("place", mode="before")
     @classmethod
@@ -74,6 +78,7 @@ class AutoRegVectorStore(BasePydanticVectorStore):
     def model_post_init(self, context: Any, /) -> None:
         """Open the index."""
         self._store = open_store(self.place, api_key=self.api_key, collection=self.collection)
+        self._hybrid = HybridSearch(self._store)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # LlamaIndex's own would hide that the index cannot be opened.
@@ -120,36 +125,55 @@ class AutoRegVectorStore(BasePydanticVectorStore):
         return self._store
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        """Find the passages of highest cosine, best first.
+        """Find the passages of highest cosine, or by cosine and words, best first.
 
         A query vector that is not of unit length, such as the mean of several, is
-        brought to it.
+        brought to it. The first search in the mode ``hybrid`` reads all texts, and so
+        does the first one after files were indexed; ``hybrid_top_k`` takes the place of
+        ``similarity_top_k``.
 
         Raises
         ------
         ValueError
-            There is no query vector, or the index cannot search as is asked: only
-            in the mode ``default``, with filters of ``==`` and ``in``.
+            There is no query vector, or no question in the mode ``hybrid``; or the index
+            cannot search as is asked: only in the modes ``default`` and ``hybrid``, with
+            filters of ``==`` and ``in``, and without an ``alpha``, for which a fusion of
+            ranks has no use.
         StoreError
             The vector is of another dimension than the index, and so of another
             model.
         """
-        if query.mode != VectorStoreQueryMode.DEFAULT:
+        if query.mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.HYBRID):
             raise ValueError(f"the index cannot be queried in mode '{query.mode.value}'")
         if query.node_ids:
             raise ValueError("the index cannot search among node_ids: use doc_ids or filters")
         vector = self._unit(query.query_embedding)
-        found: dict[str, Hit] = {}
-        for where in alternatives(query.filters, query.doc_ids or None):
-            (hits,) = self._store.search(vector, query.similarity_top_k, where)
-            found |= {hit.chunk.id: hit for hit in hits}
-        best = sorted(found.values(), key=lambda hit: (-hit.score, hit.chunk.id))
-        best = best[: query.similarity_top_k]
+        wanted = alternatives(query.filters, query.doc_ids or None)
+        if query.mode == VectorStoreQueryMode.HYBRID:
+            hits = self._by_both(query, vector, wanted)
+        else:
+            k = query.similarity_top_k
+            found = [self._store.search(vector, k, where)[0] for where in wanted]
+            hits = best(found, k)
         return VectorStoreQueryResult(
-            nodes=[_node(hit.chunk) for hit in best],
-            similarities=[hit.score for hit in best],
-            ids=[hit.chunk.id for hit in best],
+            nodes=[_node(hit.chunk) for hit in hits],
+            similarities=[hit.score for hit in hits],
+            ids=[hit.chunk.id for hit in hits],
         )
+
+    def _by_both(
+        self, query: VectorStoreQuery, vector: Vectors, wanted: Sequence[Where]
+    ) -> list[Hit]:
+        if query.alpha is not None:
+            raise ValueError("alpha has no use here: rankings are fused by reciprocal rank")
+        question = storable(query.query_str or "")
+        if not question.strip():
+            raise ValueError("the mode 'hybrid' needs the question: query through a retriever")
+        k = query.similarity_top_k if query.hybrid_top_k is None else query.hybrid_top_k
+        if not wanted:
+            return []
+        (hits,) = self._hybrid.search([question], vector, k, wanted)
+        return hits
 
     async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Do what `query` does, in another thread."""
