@@ -5,9 +5,7 @@ cd "$(dirname "$0")/.."
 
 venv=${VENV:-.venv-tests}
 "${PYTHON:-python3}" -m venv "$venv"
-# Python compiles what it imports; to compile all 20,000 files takes a minute and a half.
-"$venv/bin/python" -m pip install --quiet --no-compile --constraint constraints.txt \
-    --editable '.[test]'
+"$venv/bin/python" -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 # Side by side, each with one thread: many tests wait for a process or load a model.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 "$venv/bin/python" -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal "$@"
