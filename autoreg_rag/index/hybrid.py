@@ -57,12 +57,11 @@ class HybridSearch:
             raise ValueError(f"k is {k}; it must be 1 or more")
         depth = max(10 * k, 100)
         by_cosine = [self._store.search(vectors, depth, where) for where in alternatives]
-        by_words = [self._words.search(queries, depth, where) for where in alternatives]
-        fused = []
-        for place in range(len(queries)):
-            cosines, words = ([hits[place] for hits in found] for found in (by_cosine, by_words))
-            fused.append(fuse(best(cosines, depth), best(words, depth))[:k])
-        return fused
+        by_words = self._words.search(queries, depth, alternatives)
+        return [
+            fuse(best(cosines, depth), words)[:k]
+            for *cosines, words in zip(*by_cosine, by_words, strict=True)
+        ]
 
 
 def best(rankings: Sequence[Sequence[Hit]], k: int) -> list[Hit]:

@@ -27,17 +27,27 @@ class WordSearch:
         self._revision: str | None = None
         self._bm25 = BM25Index(())
 
-    def search(self, queries: Sequence[str], depth: int, where: Where | None) -> list[list[Hit]]:
-        """Find for each question the `depth` best chunks that share a word with it."""
+    def search(
+        self, queries: Sequence[str], depth: int, alternatives: Sequence[Where | None] = (None,)
+    ) -> list[list[Hit]]:
+        """Find for each question the `depth` best chunks that share a word with it.
+
+        A chunk must meet one of the filters; None filters nothing.
+        """
         revision = self._store.revision()
         if revision != self._revision:
             self._bm25 = BM25Index((chunk.id, chunk.text) for chunk in self._store.chunks())
             self._revision = revision
         # A filter can leave out any number of chunks, so then all of them are ranked.
-        rankings = self._bm25.search(queries, len(self._bm25) if where else depth)
-        return [self._hits(ranking, depth, where) for ranking in rankings]
+        rankings = self._bm25.search(queries, len(self._bm25) if all(alternatives) else depth)
+        return [self._hits(ranking, depth, alternatives) for ranking in rankings]
 
-    def _hits(self, ranking: list[tuple[str, float]], depth: int, where: Where | None) -> list[Hit]:
+    def _hits(
+        self,
+        ranking: list[tuple[str, float]],
+        depth: int,
+        alternatives: Sequence[Where | None],
+    ) -> list[Hit]:
         hits: list[Hit] = []
         page = max(depth, _SMALLEST_PAGE)
         for start in range(0, len(ranking), page):
@@ -45,7 +55,7 @@ class WordSearch:
             hits.extend(
                 Hit(scores[chunk.id], chunk, {"bm25": scores[chunk.id]})
                 for chunk in self._still_there(list(scores))
-                if where is None or matches(chunk, where)
+                if any(where is None or matches(chunk, where) for where in alternatives)
             )
             if len(hits) >= depth:
                 break

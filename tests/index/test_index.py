@@ -82,14 +82,14 @@ def test_words_of_files_indexed_meanwhile_are_found(corpus, tmp_path, tiny_model
 
 def test_a_search_by_words_lists_no_files_and_chunks_while_nothing_changes(index, monkeypatch):
     words = WordSearch(index.store)
-    first = words.search(QUESTIONS, 50, None)
+    first = words.search(QUESTIONS, 50)
 
     def list_all():
         raise AssertionError("this takes longer with every file")
 
     monkeypatch.setattr(index.store, "files", list_all)
     monkeypatch.setattr(index.store, "chunks", list_all)
-    assert words.search(QUESTIONS, 50, None) == first
+    assert words.search(QUESTIONS, 50) == first
 
 
 def test_a_chunk_that_vanishes_after_the_ranking_is_left_out(index, monkeypatch):
@@ -102,7 +102,7 @@ def test_a_chunk_that_vanishes_after_the_ranking_is_left_out(index, monkeypatch)
         return get(ids)
 
     monkeypatch.setattr(index.store, "get", get_what_is_left)
-    words = WordSearch(index.store).search(["flour or whales"], 50, None)[0]
+    words = WordSearch(index.store).search(["flour or whales"], 50)[0]
     assert words
     assert gone not in {hit.chunk.id for hit in words}
 
@@ -111,12 +111,12 @@ def test_a_filter_leaves_as_many_hits_by_words_as_there_are(index, monkeypatch):
     monkeypatch.setattr("autoreg_rag.index.words._SMALLEST_PAGE", 1)
     words = WordSearch(index.store)
     question = ["whales mammals sea flour"]
-    (every,) = words.search(question, 50, None)
+    (every,) = words.search(question, 50)
     for source in ("corpus/a.txt", "corpus/b.md"):
         kept = [hit for hit in every if hit.chunk.source == source]
         assert kept
         for depth in (1, 2, 50):
-            assert words.search(question, depth, {"source": source}) == [kept[:depth]]
+            assert words.search(question, depth, [{"source": source}]) == [kept[:depth]]
 
 
 def test_half_characters_in_a_question_count_as_unknown_ones(index):

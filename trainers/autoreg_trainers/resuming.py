@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoreg_rag.errors import ModelError
+from autoreg_rag.model import full_name
 from autoreg_trainers.arguments import effective, saved
 from autoreg_trainers.data import Source
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from autoreg_trainers.settings import TrainingSettings
 
 _FREE = {
@@ -71,13 +73,7 @@ def _resolved(name: str, value: Any) -> Any:
     """Return a value in which any spelling of a path is the same."""
     if name == "sources":
         sources = [Source.parse(source) for source in value]
-        return [replace(source, path=_place(source.path)) for source in sources]
+        return [replace(source, path=full_name(source.path)) for source in sources]
     if name == "teacher":
-        return [_place(teacher) for teacher in value]
-    return _place(value) if name == "model" and value is not None else value
-
-
-def _place(name: str) -> str:
-    """Return where a file or folder is, or the name of what is none here."""
-    path = Path(name)
-    return str(path.resolve()) if path.exists() else name
+        return [full_name(teacher) for teacher in value]
+    return full_name(value) if name == "model" and value is not None else value

@@ -170,8 +170,6 @@ class AutoRegVectorStore(BasePydanticVectorStore):
         if not question.strip():
             raise ValueError("the mode 'hybrid' needs the question: query through a retriever")
         k = query.similarity_top_k if query.hybrid_top_k is None else query.hybrid_top_k
-        if not wanted:
-            return []
         (hits,) = self._hybrid.search([question], vector, k, wanted)
         return hits
 
