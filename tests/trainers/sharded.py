@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from pathlib import Path
 
 from accelerate import PartialState
 from accelerate.utils import DistributedType
@@ -15,8 +17,12 @@ from tests.trainers.test_processes import smooth
 
 
 def take_cpus(rank: int) -> None:
-    """Have accelerate treat processes on CPUs as it treats those on GPUs; `smooth` too."""
+    """Have accelerate treat processes on CPUs as it treats those on GPUs; `smooth` too.
+
+    What each prints is left in a file of its own.
+    """
     smooth(rank)
+    sys.stdout = Path(f"printed-{rank}").open("w")  # noqa: SIM115 - until the process ends
     join = PartialState.__init__
 
     def joined(self: PartialState, *args: object, **kwargs: object) -> None:

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def together(place):
-    """Run a command in two processes that share out the weights."""
+    """Run a command in two processes that share out the weights; give what they print."""
     configuration = CONFIGURATIONS / "fsdp.yaml"
     told = json.loads(launched("tests.trainers.sharded", configuration=configuration, cwd=ROOT))
     assert told["ACCELERATE_USE_FSDP"] == "true"
@@ -43,6 +43,7 @@ def together(place):
         run = [name, *options, "--resume", "yes"]
         ended = apart(*run, cwd=place, count=2, before=take_cpus, environment=told)
         assert ended == [0, 0]
+        return "".join((place / f"printed-{rank}").read_text() for rank in range(2))
 
     return together
 
@@ -64,9 +65,10 @@ def test_a_run_with_shared_weights_is_that_of_one_process_also_when_resumed(alon
     out = place / f"{name}-shared"
     together(name, *options, "--out", out, "--max-minutes", 0)
     assert [path.name for path in (out / "checkpoints").glob("checkpoint-*")] == ["checkpoint-1"]
-    together(name, *options, "--out", out)
+    printed = together(name, *options, "--out", out)
     assert_same_run(out, run, start)
-    assert_same_held_back(out, run)
+    figures = assert_same_held_back(out, run)
+    assert json.loads(printed).keys() <= figures[-1].keys()  # of one process alone
 
     models = [
         AutoRegModel.from_pretrained(each / "model", dtype="float32", device="cpu")
