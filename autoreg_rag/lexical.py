@@ -1,13 +1,11 @@
-"""Lexical search: BM25, and the fusion of its ranking with others."""
+"""Lexical search: BM25."""
 
 from __future__ import annotations
 
 import importlib
 import logging
-import math
 import os
 from array import array
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice
@@ -97,35 +95,6 @@ class BM25Index:
             found = found[scores[found] >= kth]
         hits = [(self.ids[i], float(scores[i])) for i in found]
         return sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:k]
-
-
-def reciprocal_rank_fusion(
-    rankings: Iterable[Sequence[str]], k: int = 60
-) -> list[tuple[str, float]]:
-    """Fuse rankings by the reciprocals of the ranks.
-
-    An id scores the sum over the rankings that hold it of ``1 / (k + rank)``,
-    with ranks from 1 (Cormack, Clarke and Büttcher, SIGIR 2009).
-
-    Parameters
-    ----------
-    rankings
-        Lists of ids, best first, each id at most once in a list.
-    k
-        How little the first ranks stand out; 60 in the paper.
-
-    Returns
-    -------
-    list of (id, score)
-        Best first; equal scores are ordered by id.
-    """
-    parts: defaultdict[str, list[float]] = defaultdict(list)
-    for ranking in rankings:
-        for rank, id_ in enumerate(ranking, start=1):
-            parts[id_].append(1 / (k + rank))
-    # fsum rounds once, so the order of the rankings cannot break a tie.
-    scores = {id_: math.fsum(part) for id_, part in parts.items()}
-    return sorted(scores.items(), key=lambda item: (-item[1], item[0]))
 
 
 @cache

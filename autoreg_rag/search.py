@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoreg_rag import cli
+from autoreg_rag.fusion import DEFAULT_ALPHA
 from autoreg_rag.scores import DEFAULT_FUSION, DEFAULT_SCORE, Score
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
 
@@ -37,8 +38,14 @@ def search(
         typer.Option(help="KEY=VALUE that metadata must have; the same KEY again means either."),
     ] = None,
     hybrid: Annotated[
-        bool, typer.Option("--hybrid", help="Fuse with BM25 by reciprocal rank.")
+        bool, typer.Option("--hybrid", help="Find by words too: fuse with BM25.")
     ] = False,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            help=f"With --hybrid: weight of the cosine; by default {DEFAULT_ALPHA}.", min=0, max=1
+        ),
+    ] = None,
     rerank: Annotated[
         bool, typer.Option("--rerank", help="Rerank by the likelihood of the passages.")
     ] = False,
@@ -78,6 +85,8 @@ def search(
         raise typer.BadParameter("--index and --url exclude each other")
     if url:
         check_url(url)
+    if alpha is not None and not hybrid:
+        raise typer.BadParameter("--alpha needs --hybrid")
     reranking = (score, candidates, fusion, batch_tokens)
     if not rerank and any(option is not None for option in reranking):
         raise typer.BadParameter("--score, --candidates, --fusion and --batch-tokens need --rerank")
@@ -95,7 +104,13 @@ def search(
         dtype=dtype,
     ) as opened:
         depth = max(top_k, candidates or CANDIDATES) if rerank else top_k
-        results = opened.search(question, depth, where=conditions, hybrid=hybrid)
+        results = opened.search(
+            question,
+            depth,
+            where=conditions,
+            hybrid=hybrid,
+            alpha=DEFAULT_ALPHA if alpha is None else alpha,
+        )
         if rerank:
             from autoreg_rag.rerank import Reranker
 

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from autoreg_rag.evaluate.beir import RetrievalSet, load_retrieval_set
 from autoreg_rag.evaluate.retrieval import measure
+from autoreg_rag.fusion import standard_sum
 from autoreg_rag.lexical import BM25Index
 from autoreg_rag.model import AutoRegModel
-from autoreg_rag.rerank.fusion import standard_sum
 from autoreg_rag.rerank.likelihoods import Likelihoods
 from autoreg_rag.scores import score
 

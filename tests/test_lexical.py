@@ -7,11 +7,10 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from itertools import permutations
 
 import pytest
 
-from autoreg_rag.lexical import BM25Index, reciprocal_rank_fusion
+from autoreg_rag.lexical import BM25Index
 
 K1, B = 1.5, 0.75
 
@@ -112,30 +111,6 @@ def test_a_limit_of_none_at_all_gives_empty_lists_and_a_negative_one_an_error():
     assert index.search(["cat", "dog"], 0) == [[], []]
     with pytest.raises(ValueError, match="must not be negative"):
         index.search(["cat"], -1)
-
-
-def test_fusion_adds_the_reciprocals_of_the_ranks():
-    fused = reciprocal_rank_fusion([["a", "b", "c"], ["c", "a"], ["d"]], k=10)
-    assert dict(fused) == pytest.approx(
-        {"a": 1 / 11 + 1 / 12, "b": 1 / 12, "c": 1 / 13 + 1 / 11, "d": 1 / 11}
-    )
-    assert [id_ for id_, _ in fused] == ["a", "c", "d", "b"]
-    assert dict(reciprocal_rank_fusion([["a"]])) == pytest.approx({"a": 1 / 61})
-    assert reciprocal_rank_fusion([]) == reciprocal_rank_fusion([[], []]) == []
-
-
-def test_fusion_does_not_depend_on_the_order_of_the_rankings():
-    chance = random.Random(1)
-    ids = [f"d{i}" for i in range(12)]
-    rankings = [chance.sample(ids, 12) for _ in range(4)]
-    results = {tuple(reciprocal_rank_fusion(order)) for order in permutations(rankings)}
-    assert len(results) == 1
-
-
-def test_equal_sums_are_ordered_by_id():
-    fused = reciprocal_rank_fusion([["b", "a"], ["a", "b"]])
-    assert [id_ for id_, _ in fused] == ["a", "b"]
-    assert fused[0][1] == fused[1][1]
 
 
 def test_bm25s_is_loaded_when_it_is_needed_and_leaves_gpus_to_others():

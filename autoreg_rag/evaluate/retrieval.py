@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 
 import numpy as np
@@ -12,7 +12,8 @@ from autoreg_rag.evaluate.beir import Qrels, RetrievalSet
 from autoreg_rag.evaluate.encoder import Encoder
 from autoreg_rag.evaluate.optional import require
 from autoreg_rag.evaluate.results import Result
-from autoreg_rag.lexical import BM25Index, reciprocal_rank_fusion
+from autoreg_rag.fusion import hybrid_scores
+from autoreg_rag.lexical import BM25Index
 from autoreg_rag.stores.base import Vectors
 
 DEPTH = 100
@@ -21,8 +22,8 @@ DEPTH = 100
 _QUERIES = 64
 """Queries of one matrix product: their cosines with all passages are in memory."""
 
-Run = dict[str, list[str]]
-"""The ids of the documents found for each query, best first."""
+Run = dict[str, dict[str, float]]
+"""The documents found for each query, by id, and their scores, best first."""
 
 Cut = Callable[[str], list[str]]
 """What cuts a document into passages."""
@@ -56,8 +57,8 @@ def evaluate_retrieval(
     cut
         Cuts a document into the passages that are embedded, see `dense_run`.
     bm25
-        Measure BM25 as well, and the fusion of each encoder with it by
-        reciprocal ranks.
+        Measure BM25 as well, and the fusion of each encoder with it, see
+        `fused_run`.
     show_progress
         Show bars while encoding.
 
@@ -104,19 +105,26 @@ def lexical_run(dataset: RetrievalSet) -> Run:
     return _run(dataset, index.search(list(dataset.queries.values()), DEPTH + 1))
 
 
-def fused_run(first: Run, second: Run) -> Run:
-    """Fuse two runs over the same queries by reciprocal ranks."""
+def fused_run(dense: Run, lexical: Run) -> Run:
+    """Fuse a run by cosine with one by BM25, as a hybrid search does by default."""
     return {
-        query: [id_ for id_, _ in reciprocal_rank_fusion([ids, second[query]])[:DEPTH]]
-        for query, ids in first.items()
+        query: dict(hybrid_scores(cosines, lexical[query], DEPTH)[:DEPTH])
+        for query, cosines in dense.items()
     }
 
 
-def measure(run: Run, qrels: Qrels) -> dict[str, float]:
+def measure(run: Mapping[str, Iterable[str]], qrels: Qrels) -> dict[str, float]:
     """Return the mean over the queries of `qrels` of each measure, by `ir_measures`.
 
     nDCG takes the judgements as gains; MRR and recall count as relevant what
     is judged 1 or more. A query with nothing found scores 0.
+
+    Parameters
+    ----------
+    run
+        The ids of the documents found for each query, best first.
+    qrels
+        The judgements.
     """
     ir = _ir_measures()
     measures = {
@@ -153,10 +161,12 @@ def _found(
 def _run(dataset: RetrievalSet, found: Iterable[list[tuple[str, float]]]) -> Run:
     """Order what was found by score, then id, without the query's own document."""
     return {
-        query: [
-            id_
-            for id_, _ in sorted(hits, key=lambda hit: (-hit[1], hit[0]))
-            if not (id_ == query and query in dataset.own)
-        ][:DEPTH]
+        query: dict(
+            [
+                (id_, float(score))
+                for id_, score in sorted(hits, key=lambda hit: (-hit[1], hit[0]))
+                if not (id_ == query and query in dataset.own)
+            ][:DEPTH]
+        )
         for query, hits in zip(dataset.queries, found, strict=True)
     }

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from autoreg_rag.corpus.records import Hit
-from autoreg_rag.index.fusion import fuse
+from autoreg_rag.fusion import DEFAULT_ALPHA, hybrid_scores
 from autoreg_rag.index.words import WordSearch
 from autoreg_rag.stores.base import Store, Vectors, Where
 
 
 class HybridSearch:
-    """A ranking by cosine and one by BM25, fused by reciprocal rank.
+    """A ranking by cosine and one by BM25, fused by `hybrid_scores`.
 
     Parameters
     ----------
@@ -29,6 +29,7 @@ class HybridSearch:
         vectors: Vectors,
         k: int,
         alternatives: Sequence[Where | None] = (None,),
+        alpha: float = DEFAULT_ALPHA,
     ) -> list[list[Hit]]:
         """Find the `k` best chunks for each question, best first.
 
@@ -42,6 +43,8 @@ class HybridSearch:
             How many hits for each, at least 1.
         alternatives
             Filters of which a chunk must meet one; None filters nothing.
+        alpha
+            Weight of the cosine, from 0, BM25 alone, to 1.
 
         Returns
         -------
@@ -51,7 +54,7 @@ class HybridSearch:
         Raises
         ------
         ValueError
-            `k` is below 1.
+            `k` is below 1, or `alpha` outside 0 to 1.
         """
         if k < 1:
             raise ValueError(f"k is {k}; it must be 1 or more")
@@ -59,7 +62,7 @@ class HybridSearch:
         by_cosine = [self._store.search(vectors, depth, where) for where in alternatives]
         by_words = self._words.search(queries, depth, alternatives)
         return [
-            fuse(best(cosines, depth), words)[:k]
+            _fused(best(cosines, depth), words, depth, alpha)[:k]
             for *cosines, words in zip(*by_cosine, by_words, strict=True)
         ]
 
@@ -68,3 +71,21 @@ def best(rankings: Sequence[Sequence[Hit]], k: int) -> list[Hit]:
     """Return the `k` best hits of several rankings by one score, each chunk once."""
     found = {hit.chunk.id: hit for ranking in rankings for hit in ranking}
     return sorted(found.values(), key=lambda hit: (-hit.score, hit.chunk.id))[:k]
+
+
+def _fused(
+    by_cosine: Sequence[Hit], by_words: Sequence[Hit], depth: int, alpha: float
+) -> list[Hit]:
+    """Return every hit of a question once, best first, with the parts that it was found by."""
+    cosines, words = ({hit.chunk.id: hit for hit in hits} for hits in (by_cosine, by_words))
+    fused = hybrid_scores(_scores(cosines), _scores(words), depth, alpha)
+    hits = []
+    for id_, score in fused:
+        found = [hit for ranking in (cosines, words) if (hit := ranking.get(id_))]
+        parts = {name: part for hit in found for name, part in hit.scores.items()}
+        hits.append(Hit(score, found[0].chunk, parts))
+    return hits
+
+
+def _scores(ranking: Mapping[str, Hit]) -> dict[str, float]:
+    return {id_: hit.score for id_, hit in ranking.items()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from autoreg_rag.corpus.readers.encoding import storable
 from autoreg_rag.corpus.records import Hit
+from autoreg_rag.fusion import DEFAULT_ALPHA
 from autoreg_rag.index.hybrid import HybridSearch
 from autoreg_rag.stores import check_fingerprint, open_store
 from autoreg_rag.stores.base import Store, Where
@@ -93,6 +94,7 @@ class Index:
         *,
         where: Where | None = None,
         hybrid: bool = False,
+        alpha: float = DEFAULT_ALPHA,
     ) -> list[list[Hit]]:
         """Find the passages that answer each question, best first.
 
@@ -107,8 +109,10 @@ class Index:
             Values that ``source`` or metadata must have: one, or any of several.
         hybrid
             Fuse the ranking by cosine with one by BM25 (see
-            `reciprocal_rank_fusion`). The first such search reads all texts, and
-            so does the first one after files were indexed.
+            `autoreg_rag.fusion.hybrid_scores`). The first such search reads all
+            texts, and so does the first one after files were indexed.
+        alpha
+            Under `hybrid`, the weight of the cosine, from 0, BM25 alone, to 1.
 
         Returns
         -------
@@ -119,7 +123,7 @@ class Index:
         Raises
         ------
         ValueError
-            `k` is below 1, or a question is empty.
+            `k` is below 1, a question is empty, or `alpha` outside 0 to 1.
         """
         if k < 1:
             raise ValueError(f"k is {k}; it must be 1 or more")
@@ -130,7 +134,7 @@ class Index:
         queries = [storable(query) for query in queries]
         vectors = self.model.encode_queries(queries)
         if hybrid:
-            return self._hybrid.search(queries, vectors, k, [where])
+            return self._hybrid.search(queries, vectors, k, [where], alpha)
         return self.store.search(vectors, k, where)
 
     def close(self) -> None:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from autoreg_rag.corpus.records import Hit
 from autoreg_rag.errors import ModelError
+from autoreg_rag.fusion import standard_sum
 from autoreg_rag.model import AutoRegModel
-from autoreg_rag.rerank.fusion import standard_sum
 from autoreg_rag.rerank.likelihoods import Likelihoods
 from autoreg_rag.rerank.parts import MARK, fingerprint, stored_part
 from autoreg_rag.scores import (

@@ -11,9 +11,9 @@ from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import Field
 
 from autoreg_rag.corpus.records import Chunk, Hit
+from autoreg_rag.fusion import retrieval_scores
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.rerank import Reranker
-from autoreg_rag.rerank.fusion import retrieval_scores
 from autoreg_rag.scores import DEFAULT_FUSION, DEFAULT_SCORE, Score
 from langchain_autoreg.settings import ModelSettings
 

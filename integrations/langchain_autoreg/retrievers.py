@@ -16,6 +16,7 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr
 
 from autoreg_rag.corpus.records import Hit, Scalar
+from autoreg_rag.fusion import DEFAULT_ALPHA
 from autoreg_rag.index.index import Index
 from autoreg_rag.index.sharing import SharedIndex
 from autoreg_rag.scores import Score
@@ -68,6 +69,8 @@ class AutoRegRetriever(LoadSettings, BaseRetriever):
         Values that ``source`` or metadata must have: one, or a list of alternatives.
     hybrid
         Fuse the ranking by cosine with one by BM25, see `autoreg_rag.Index.search`.
+    alpha
+        Under `hybrid`, the weight of the cosine, from 0, BM25 alone, to 1.
     reranker
         A kind of score, ``cda_mean`` or another one, by which the index's
         model reranks; or an `AutoRegReranker`, or any other document compressor.
@@ -95,6 +98,7 @@ class AutoRegRetriever(LoadSettings, BaseRetriever):
     k: int = Field(default=4, gt=0)
     where: Conditions | None = None
     hybrid: bool = False
+    alpha: float = Field(default=DEFAULT_ALPHA, ge=0, le=1)
     reranker: BaseDocumentCompressor | Score | None = None
     depth: int = Field(default=50, gt=0)
 
@@ -151,18 +155,20 @@ class AutoRegRetriever(LoadSettings, BaseRetriever):
         k: int | None = None,
         where: Conditions | None = None,
         hybrid: bool | None = None,
+        alpha: float | None = None,
     ) -> list[Document]:
         """Find documents; what is None is as the retriever has it.
 
         Raises
         ------
         TypeError, ValueError
-            The question is no text, or is empty; `k` is below 1.
+            The question is no text, or is empty; `k` is below 1, or `alpha`
+            outside 0 to 1.
         StoreError
             The index cannot be searched, or was closed.
         """
         k = self.k if k is None else k
-        documents = self._index.use(self._search(query, k, where, hybrid))
+        documents = self._index.use(self._search(query, k, where, hybrid, alpha))
         reranker = self._chosen_reranker()
         if reranker is None:
             return documents
@@ -177,10 +183,11 @@ class AutoRegRetriever(LoadSettings, BaseRetriever):
         k: int | None = None,
         where: Conditions | None = None,
         hybrid: bool | None = None,
+        alpha: float | None = None,
     ) -> list[Document]:
         """Do what `_get_relevant_documents` does without keeping the event loop."""
         k = self.k if k is None else k
-        documents = await self._index.ause(self._search(query, k, where, hybrid))
+        documents = await self._index.ause(self._search(query, k, where, hybrid, alpha))
         reranker = self._chosen_reranker()
         if reranker is None:
             return documents
@@ -188,7 +195,12 @@ class AutoRegRetriever(LoadSettings, BaseRetriever):
         return list(await reranker.acompress_documents(documents, query, callbacks))[:k]
 
     def _search(
-        self, query: str, k: int, where: Conditions | None, hybrid: bool | None
+        self,
+        query: str,
+        k: int,
+        where: Conditions | None,
+        hybrid: bool | None,
+        alpha: float | None,
     ) -> Callable[[Index], list[Document]]:
         """Return what is to be done with the index."""
         check_question(query)
@@ -197,9 +209,10 @@ class AutoRegRetriever(LoadSettings, BaseRetriever):
         count = k if self.reranker is None else max(k, self.depth)
         conditions = self.where if where is None else where
         fused = self.hybrid if hybrid is None else hybrid
+        weight = self.alpha if alpha is None else alpha
 
         def search(index: Index) -> list[Document]:
-            (hits,) = index.search([query], count, where=conditions, hybrid=fused)
+            (hits,) = index.search([query], count, where=conditions, hybrid=fused, alpha=weight)
             return [_document(hit) for hit in hits]
 
         return search

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pytest
@@ -9,20 +10,21 @@ import pytest
 from autoreg_rag.evaluate.beir import RetrievalSet, load_retrieval_set
 from autoreg_rag.evaluate.retrieval import (
     DEPTH,
+    Run,
     dense_run,
     evaluate_retrieval,
     fused_run,
     lexical_run,
     measure,
 )
-from autoreg_rag.lexical import reciprocal_rank_fusion
+from autoreg_rag.fusion import hybrid_scores
 
 
-def oracle(run: dict[str, list[str]], qrels: dict[str, dict[str, int]]) -> dict[str, float]:
+def oracle(run: Mapping[str, Iterable[str]], qrels: dict[str, dict[str, int]]) -> dict[str, float]:
     """The four measures, by their definitions."""
     totals = dict.fromkeys(["nDCG@10", "MRR@10", "Recall@10", "Recall@100"], 0.0)
     for query, judged in qrels.items():
-        ranking = run.get(query, [])
+        ranking = list(run.get(query, []))
         relevant = {id_ for id_, score in judged.items() if score > 0}
         gain = sum(max(judged.get(d, 0), 0) / math.log2(i + 2) for i, d in enumerate(ranking[:10]))
         ideal = sorted((score for score in judged.values() if score > 0), reverse=True)[:10]
@@ -65,6 +67,11 @@ def random_set(documents: int, queries: int, *, own: frozenset[str] = frozenset(
     )
 
 
+def ranked(run: Run) -> dict[str, list[str]]:
+    """Leave the scores away."""
+    return {query: list(found) for query, found in run.items()}
+
+
 def by_hand(dataset: RetrievalSet, encoder) -> dict[str, list[str]]:
     """Score every pair, sort everything."""
     ids = list(dataset.documents)
@@ -81,7 +88,7 @@ def by_hand(dataset: RetrievalSet, encoder) -> dict[str, list[str]]:
 def test_dense_search_finds_what_a_full_sort_finds(encoder, documents: int):
     dataset = random_set(documents, 2)
     expected = {query: ids[:DEPTH] for query, ids in by_hand(dataset, encoder).items()}
-    assert dense_run(dataset, encoder) == expected
+    assert ranked(dense_run(dataset, encoder)) == expected
 
 
 def test_a_document_scores_by_its_best_passage(encoder):
@@ -99,8 +106,8 @@ def test_a_document_scores_by_its_best_passage(encoder):
             for id_, document in dataset.documents.items()
         }
         run[query] = sorted(scores, key=lambda id_: (-scores[id_], id_))[:DEPTH]
-    assert dense_run(dataset, encoder, cut=cut) == run
-    assert dense_run(dataset, encoder) != run
+    assert ranked(dense_run(dataset, encoder, cut=cut)) == run
+    assert ranked(dense_run(dataset, encoder)) != run
 
 
 def test_only_a_query_that_is_a_document_is_left_out_of_its_own_results(encoder):
@@ -109,15 +116,16 @@ def test_only_a_query_that_is_a_document_is_left_out_of_its_own_results(encoder)
         query: [id_ for id_ in ids if id_ != query or query not in dataset.own][:DEPTH]
         for query, ids in by_hand(dataset, encoder).items()
     }
-    assert dense_run(dataset, encoder) == expected
+    assert ranked(dense_run(dataset, encoder)) == expected
     same = RetrievalSet("same", {"a": "x1 y1", "b": "x1 z1"}, {"a": "x1 y1"}, {}, frozenset("a"))
-    assert lexical_run(same) == dense_run(same, encoder) == {"a": ["b"]}
+    assert ranked(lexical_run(same)) == ranked(dense_run(same, encoder)) == {"a": ["b"]}
 
 
 def test_documents_of_equal_score_are_ordered_by_id(encoder):
     documents = dict.fromkeys(("c", "a", "d", "b"), "the same text")
     dataset = RetrievalSet("ties", documents, {"q": "same text"}, {"q": {"a": 1}}, frozenset())
-    assert dense_run(dataset, encoder) == lexical_run(dataset) == {"q": ["a", "b", "c", "d"]}
+    for run in (dense_run(dataset, encoder), lexical_run(dataset)):
+        assert ranked(run) == {"q": ["a", "b", "c", "d"]}
 
 
 def test_each_system_is_measured_on_its_own_run(tmp_path, retrieval_folder, encoder):
@@ -135,12 +143,13 @@ def test_each_system_is_measured_on_its_own_run(tmp_path, retrieval_folder, enco
     assert evaluate_retrieval(dataset, [encoder], bm25=False) == results[:1]
 
 
-def test_fusion_is_by_reciprocal_ranks_and_as_deep_as_the_runs():
-    first = {"q": [f"a{i}" for i in range(DEPTH)], "p": ["x"]}
-    second = {"q": [f"b{i}" for i in range(DEPTH)], "p": []}
-    fused = fused_run(first, second)
-    ranked = [id_ for id_, _ in reciprocal_rank_fusion([first["q"], second["q"]])]
-    assert fused == {"q": ranked[:DEPTH], "p": ["x"]}
+def test_fusion_is_that_of_hybrid_search_and_as_deep_as_the_runs():
+    dense = {"q": {f"a{i}": 1 - i / DEPTH for i in range(DEPTH)}, "p": {"x": 0.5}}
+    lexical = {"q": {f"b{i}": 9 - i / DEPTH for i in range(DEPTH)}, "p": {}}
+    fused = fused_run(dense, lexical)
+    expected = hybrid_scores(dense["q"], lexical["q"], DEPTH)[:DEPTH]
+    assert list(fused["q"].items()) == expected
+    assert fused["p"] == {"x": 0.0}
 
 
 def test_stemming_and_stop_words_help_on_real_sets(shared_sets):

@@ -61,6 +61,15 @@ def test_index_and_search(corpus, tmp_path, tiny_folder, kind):
     assert "corpus/b.md [0:" in filtered.stdout
     assert "corpus/a.txt" not in filtered.stdout
 
+    best = ["search", "flour", "--index", "my-index", "-k", "1", "--json"]
+    scores = set()
+    for alpha in ([], ["--alpha", "0"]):
+        found = command(*best, "--hybrid", *alpha, cwd=tmp_path)
+        (hit,) = json.loads(found.stdout)[0]["hits"]
+        scores.add(hit["score"])
+    assert len(scores) == 2
+    assert (hit["source"], "bm25" in hit["scores"]) == ("corpus/b.md", True)
+
     for word in ("nan", "inf", "1e999"):
         options = ["--index", "my-index", "--where", f"title={word}"]
         none = command("search", "flour", *options, cwd=tmp_path)

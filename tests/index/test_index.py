@@ -3,10 +3,10 @@ import pytest
 
 from autoreg_rag.corpus import Chunker
 from autoreg_rag.errors import FingerprintError, ModelError, StoreError
+from autoreg_rag.fusion import DEFAULT_ALPHA, hybrid_scores
 from autoreg_rag.index.index import Index
 from autoreg_rag.index.indexer import Indexer
 from autoreg_rag.index.words import WordSearch
-from autoreg_rag.lexical import reciprocal_rank_fusion
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.stores import Manifest, create_store
 
@@ -45,15 +45,23 @@ def test_a_filter_leaves_only_what_meets_it(index):
     assert none == []
 
 
-def test_hybrid_search_fuses_cosine_and_words_by_reciprocal_rank(index):
+@pytest.mark.parametrize("alpha", [0, DEFAULT_ALPHA, 1])
+def test_hybrid_search_fuses_cosines_and_words(index, alpha):
     question = "flour and salt"
-    (hits,) = index.search([question], 50, hybrid=True)
-    by_cosine = [hit.chunk.id for hit in index.search([question], 50)[0]]
-    by_words = [hit.chunk.id for hit in hits if "bm25" in hit.scores]
+    (hits,) = index.search([question], 50, hybrid=True, alpha=alpha)
+    cosines = {hit.chunk.id: hit.score for hit in index.search([question], 50)[0]}
+    words = {hit.chunk.id: hit.scores["bm25"] for hit in hits if "bm25" in hit.scores}
     assert {hit.chunk.source for hit in hits if "bm25" in hit.scores} == {"corpus/b.md"}
-    expected = dict(reciprocal_rank_fusion([by_cosine, by_words]))
-    assert {hit.chunk.id: hit.score for hit in hits} == pytest.approx(expected)
-    assert [hit.score for hit in hits] == sorted(expected.values(), reverse=True)
+    expected = dict(hybrid_scores(cosines, words, 500, alpha))
+    assert {hit.chunk.id: hit.score for hit in hits} == pytest.approx(expected, abs=1e-3)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    parts = {hit.chunk.id: hit.scores["cosine"] for hit in hits}
+    assert parts == pytest.approx(cosines, abs=1e-3)
+
+
+def test_an_alpha_out_of_its_range_is_refused(index):
+    with pytest.raises(ValueError, match=r"alpha is 1\.5"):
+        index.search(["flour"], hybrid=True, alpha=1.5)
 
 
 def test_hybrid_search_keeps_to_a_filter(index):

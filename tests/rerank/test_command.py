@@ -52,6 +52,8 @@ def test_search_reranks_what_it_finds(index):
         ["--rerank", "--score", "x"],
         ["--candidates", "9"],
         ["--batch-tokens", "64"],
+        ["--alpha", "0.5"],
+        ["--hybrid", "--alpha", "1.5"],
     ],
 )
 def test_wrong_options_end_with_status_2(tmp_path, options):

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from autoreg_rag.corpus.records import Chunk
 from autoreg_rag.errors import FingerprintError, ModelError
+from autoreg_rag.fusion import standard_sum
 from autoreg_rag.rerank import Reranker, parts
-from autoreg_rag.rerank.fusion import standard_sum
 from autoreg_rag.rerank.likelihoods import Likelihoods
 from autoreg_rag.scores import DEFAULT_FUSION, DEFAULT_SCORE, SCORES
 from langchain_autoreg import AutoRegEmbeddings, AutoRegReranker

@@ -14,9 +14,9 @@ from langchain_core.runnables import ConfigurableField, RunnableLambda, Runnable
 from pydantic import ValidationError
 
 from autoreg_rag.errors import FingerprintError, ModelError, StoreError
+from autoreg_rag.fusion import standard_sum
 from autoreg_rag.index.index import Index
 from autoreg_rag.rerank import Reranker
-from autoreg_rag.rerank.fusion import standard_sum
 from autoreg_rag.scores import DEFAULT_FUSION, SCORES
 from autoreg_rag.stores import open_store
 from langchain_autoreg import AutoRegReranker, AutoRegRetriever
@@ -119,6 +119,26 @@ def test_a_hybrid_search_is_the_indexs(index_folder, model):
         hit.scores.keys() for hit in expected
     ]
     assert any("bm25" in document.metadata["scores"] for document in documents)
+
+
+def test_alpha_weighs_the_cosine_of_a_hybrid_search(index_folder, model):
+    with Index(open_store(index_folder), model) as index:
+        expected = {
+            alpha: [hit.score for hit in index.search([QUESTION], 3, hybrid=True, alpha=alpha)[0]]
+            for alpha in (0.1, 0.9)
+        }
+    assert expected[0.1] != pytest.approx(expected[0.9])
+    with AutoRegRetriever(place=index_folder, hybrid=True, alpha=0.1, k=3, **HOW) as retriever:
+        for documents, alpha in (
+            (retriever.invoke(QUESTION), 0.1),
+            (retriever.invoke(QUESTION, alpha=0.9), 0.9),
+        ):
+            scores = [document.metadata["score"] for document in documents]
+            assert scores == pytest.approx(expected[alpha], abs=1e-5)
+        with pytest.raises(ValueError, match="from 0 to 1"):
+            retriever.invoke(QUESTION, alpha=2)
+    with pytest.raises(ValidationError):
+        AutoRegRetriever(place=index_folder, alpha=-1, **HOW)
 
 
 class TestReranking:

@@ -19,9 +19,9 @@ from pydantic import ValidationError
 
 from autoreg_rag.corpus.records import Chunk
 from autoreg_rag.errors import FingerprintError, ModelError
+from autoreg_rag.fusion import standard_sum
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.rerank import Reranker, parts
-from autoreg_rag.rerank.fusion import standard_sum
 from autoreg_rag.rerank.likelihoods import Likelihoods
 from autoreg_rag.scores import DEFAULT_FUSION, SCORES, WITH_BASELINE
 from llama_index.embeddings.autoreg import AutoRegEmbedding

@@ -128,6 +128,17 @@ class TestHybrid:
         assert [node.score for node in found] == pytest.approx([hit.score for hit in expected])
         assert found[0].score != pytest.approx(by_cosine[0].score)
 
+    def test_alpha_weighs_the_cosine(self, index_folder, embedding, model):
+        with Index.open(index_folder, model=model) as index:
+            (expected,) = index.search([QUESTION], 5, hybrid=True, alpha=0.1)
+            (by_default,) = index.search([QUESTION], 5, hybrid=True)
+        with AutoRegVectorStore.from_index(index_folder) as store:
+            found = self.retriever(store, embedding, alpha=0.1).retrieve(QUESTION)
+        assert [node.node_id for node in found] == [hit.chunk.id for hit in expected]
+        scores = pytest.approx([hit.score for hit in expected], abs=1e-5)
+        assert [node.score for node in found] == scores
+        assert [hit.score for hit in by_default] != scores
+
     def test_hybrid_top_k_is_how_many_are_found(self, store, embedding):
         every = self.retriever(store, embedding).retrieve(QUESTION)
         few = self.retriever(store, embedding, hybrid_top_k=2).retrieve(QUESTION)
@@ -241,8 +252,8 @@ class TestRefusals:
         hybrid = VectorStoreQuery(vector, mode=VectorStoreQueryMode.HYBRID)
         with pytest.raises(ValueError, match="needs the question"):
             store.query(hybrid)
-        with pytest.raises(ValueError, match="alpha"):
-            store.query(dataclasses.replace(hybrid, query_str=QUESTION, alpha=0.5))
+        with pytest.raises(ValueError, match="from 0 to 1"):
+            store.query(dataclasses.replace(hybrid, query_str=QUESTION, alpha=1.5))
         with pytest.raises(ValueError, match="1 or more"):
             store.query(dataclasses.replace(hybrid, query_str=QUESTION, similarity_top_k=0))
         with pytest.raises(ValueError, match="node_ids"):

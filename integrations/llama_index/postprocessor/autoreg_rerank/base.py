@@ -12,9 +12,9 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 
 from autoreg_rag.corpus.records import Chunk, Hit
+from autoreg_rag.fusion import retrieval_scores
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.rerank import Reranker
-from autoreg_rag.rerank.fusion import retrieval_scores
 from autoreg_rag.scores import DEFAULT_FUSION, DEFAULT_SCORE, Score
 from llama_index.embeddings.autoreg.settings import ModelSettings
 
@@ -43,7 +43,7 @@ class AutoRegRerank(ModelSettings, BaseNodePostprocessor):
         `autoreg_rag.scores.score`.
     fusion
         The weight, from 0 to 1, in the final score of the one that the nodes come with,
-        see `autoreg_rag.rerank.fusion.standard_sum`; where a node has none, of the order
+        see `autoreg_rag.fusion.standard_sum`; where a node has none, of the order
         that they come in. None to rank by this score alone, as it is.
     metadata_mode
         Which metadata stands before a node's text; by default what is embedded.

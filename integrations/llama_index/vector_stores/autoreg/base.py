@@ -28,6 +28,7 @@ from llama_index.core.vector_stores.types import (
 from autoreg_rag.corpus.readers.encoding import storable
 from autoreg_rag.corpus.records import Chunk, Hit
 from autoreg_rag.errors import StoreError
+from autoreg_rag.fusion import DEFAULT_ALPHA
 from autoreg_rag.index.hybrid import HybridSearch, best
 from autoreg_rag.stores import Store, Vectors, Where, open_store
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
@@ -41,7 +42,7 @@ class AutoRegVectorStore(BasePydanticVectorStore):
 
     What a query finds are text nodes with the passage as text, its offsets, its
     metadata and its file as source document; ``similarity`` is the cosine, or in the
-    mode ``hybrid`` the fusion of its ranking with BM25's by reciprocal rank. Neither
+    mode ``hybrid`` its fusion with BM25 (`autoreg_rag.fusion.hybrid_scores`). Neither
     an embedding nor an LLM reads the metadata. Files are added and removed by
     indexing the corpus again, which an open store of FAISS or of a Qdrant server sees.
 
@@ -130,15 +131,15 @@ class AutoRegVectorStore(BasePydanticVectorStore):
         A query vector that is not of unit length, such as the mean of several, is
         brought to it. The first search in the mode ``hybrid`` reads all texts, and so
         does the first one after files were indexed; ``hybrid_top_k`` takes the place of
-        ``similarity_top_k``.
+        ``similarity_top_k``, and ``alpha`` weighs the cosine, from 0, BM25 alone, to 1;
+        by default both count alike.
 
         Raises
         ------
         ValueError
             There is no query vector, or no question in the mode ``hybrid``; or the index
             cannot search as is asked: only in the modes ``default`` and ``hybrid``, with
-            filters of ``==`` and ``in``, and without an ``alpha``, for which a fusion of
-            ranks has no use.
+            filters of ``==`` and ``in``, and an ``alpha`` from 0 to 1.
         StoreError
             The vector is of another dimension than the index, and so of another
             model.
@@ -164,13 +165,12 @@ class AutoRegVectorStore(BasePydanticVectorStore):
     def _by_both(
         self, query: VectorStoreQuery, vector: Vectors, wanted: Sequence[Where]
     ) -> list[Hit]:
-        if query.alpha is not None:
-            raise ValueError("alpha has no use here: rankings are fused by reciprocal rank")
         question = storable(query.query_str or "")
         if not question.strip():
             raise ValueError("the mode 'hybrid' needs the question: query through a retriever")
         k = query.similarity_top_k if query.hybrid_top_k is None else query.hybrid_top_k
-        (hits,) = self._hybrid.search([question], vector, k, wanted)
+        alpha = DEFAULT_ALPHA if query.alpha is None else query.alpha
+        (hits,) = self._hybrid.search([question], vector, k, wanted, alpha)
         return hits
 
     async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
