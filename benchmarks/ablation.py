@@ -6,7 +6,8 @@ Run: ``python benchmarks/ablation.py ROWS SETS`` (add ``--help`` for options), R
 Each run compresses for a few steps from the default base, aligns for a few more on the same
 rows, and is measured on samples of the sets (`autoreg_trainers.probe.Probe`): means of
 nDCG@10 and of Spearman's correlation, times 100. InfoNCE's steps are cheaper, so it takes
-more of them, for about the same processor time. What has ended is not run again.
+more of them, for about the same processor time. Seeds are those of the alignment. What has ended
+is not run again.
 """
 
 from __future__ import annotations
@@ -65,24 +66,25 @@ class Run:
 
     @property
     def start(self) -> str:
-        """The folder of its compression, which runs share."""
-        return f"ic-k{self.k}-r{self.rank}-s{self.seed}"
+        """The folder of its compression, which runs share whatever their seed."""
+        return f"ic-k{self.k}-r{self.rank}"
 
     @property
     def name(self) -> str:
         """Its own folder."""
-        return f"{self.objective.lower().replace(', ', '-').replace(' ', '-')}-{self.start}"
+        objective = self.objective.lower().replace(", ", "-").replace(" ", "-")
+        return f"{objective}-k{self.k}-r{self.rank}-s{self.seed}"
 
 
 BASELINE = Run()
 RUNS = [
     BASELINE,
     replace(BASELINE, objective="InfoNCE alone"),
-    replace(BASELINE, objective=NOTHING),
-    replace(BASELINE, k=1),
-    replace(BASELINE, k=8),
     replace(BASELINE, seed=1),
     replace(BASELINE, objective="InfoNCE alone", seed=1),
+    replace(BASELINE, k=1),
+    replace(BASELINE, k=8),
+    replace(BASELINE, objective=NOTHING),
     replace(BASELINE, objective="CDA alone"),
     replace(BASELINE, rank=8),
 ]
@@ -105,7 +107,7 @@ def train(out: Path, *command: str) -> float:
 def measured(run: Run, rows: Path, out: Path, probe: Probe) -> dict[str, float]:
     """Train and measure; give minutes of both trainings and scores."""
     sources = ["--sources", *(str(rows / f"{name}.jsonl.gz") for name in SHORT)]
-    common = [*BOTH, *sources, "--seed", str(run.seed)]
+    common = [*BOTH, *sources]
     shape = ["--num-compress-tokens", str(run.k), "--lora-rank", str(run.rank)]
     start = out / run.start
     figures = {"compression": train(start, "autoreg_trainers.ic", *COMPRESSION, *shape, *common)}
@@ -114,6 +116,7 @@ def measured(run: Run, rows: Path, out: Path, probe: Probe) -> dict[str, float]:
     if run.objective != NOTHING:
         folder = out / run.name
         command = [*OBJECTIVES[run.objective], "--model", str(start / MODEL_FOLDER)]
+        command += ["--seed", str(run.seed)]
         figures["alignment"] = train(folder, *command, *ALIGNMENT, *common)
     saved = folder / "scores.json"
     if not saved.is_file():
