@@ -3,8 +3,8 @@
 Run: ``python benchmarks/ablation.py ROWS SETS`` (add ``--help`` for options), ROWS a folder of
 ``autoreg_trainers.mine``, SETS one of retrieval and similarity sets.
 
-Each run compresses for a few steps from the default base, aligns for a few more on the same
-rows, and is measured on samples of the sets (`autoreg_trainers.probe.Probe`): means of
+Each run compresses for a few steps from the default base, aligns for a few more on rows of the
+same sources, and is measured on samples of the sets (`autoreg_trainers.probe.Probe`): means of
 nDCG@10 and of Spearman's correlation, times 100. InfoNCE alone takes
 50 steps in place of 20, which is 1.2 to 1.4 times the processor time. Seeds are those of the
 alignment. What has ended is not run again.
@@ -22,6 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from samples import add_samples, sampled
 
 from autoreg_rag.files import write_whole
 from autoreg_rag.model import AutoRegModel
@@ -129,16 +131,11 @@ def main() -> None:
     """Train, measure and print, a line at a time."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rows", type=Path, help="folder of mined rows")
-    parser.add_argument("sets", type=Path, help="folder of retrieval and similarity sets")
+    add_samples(parser, documents=60, pairs=100)
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
-    parser.add_argument("--queries", type=int, default=30, help="of each retrieval set")
-    parser.add_argument("--documents", type=int, default=60, help="of each retrieval set")
-    parser.add_argument("--pairs", type=int, default=100, help="of each similarity set")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    probe = Probe(
-        options.sets, queries=options.queries, documents=options.documents, pairs=options.pairs
-    )
+    probe = sampled(options)
     print(f"{', '.join(probe.sets)}\n")
     print("| k | rank | objective | seed | minutes | nDCG@10 | Spearman |")
     print("|---|---|---|---|---|---|---|")

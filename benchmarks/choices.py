@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from samples import add_samples, sampled
+
 from autoreg_rag.model import AutoRegModel
-from autoreg_trainers.probe import Probe
 
 
 def choices(model: AutoRegModel) -> dict[str, dict[str, Any]]:
@@ -48,16 +48,11 @@ def choices(model: AutoRegModel) -> dict[str, dict[str, Any]]:
 def main() -> None:
     """Measure and print, a row at a time."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sets", type=Path, help="folder of retrieval and similarity sets")
+    add_samples(parser, documents=100, pairs=150)
     parser.add_argument("--model", help="folder of the model; by default the default one")
-    parser.add_argument("--queries", type=int, default=30, help="of each retrieval set")
-    parser.add_argument("--documents", type=int, default=100, help="of each retrieval set")
-    parser.add_argument("--pairs", type=int, default=150, help="of each similarity set")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    probe = Probe(
-        options.sets, queries=options.queries, documents=options.documents, pairs=options.pairs
-    )
+    probe = sampled(options)
     model = AutoRegModel.from_pretrained(options.model)
     print(
         f"{model.name}, {', '.join(probe.sets)}\n\n| setting | nDCG@10 | Spearman |\n|---|---|---|"
