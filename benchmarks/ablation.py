@@ -1,4 +1,4 @@
-"""Choices that need training: k, the adapter's rank, what aligns; at a scale of minutes each.
+"""Choices that need training: k, rank, tasks, what aligns; at a scale of minutes each.
 
 Run: ``python benchmarks/ablation.py ROWS SETS`` (add ``--help`` for options), ROWS a folder of
 ``autoreg_trainers.mine``, SETS one of retrieval and similarity sets.
@@ -63,19 +63,35 @@ class Run:
 
     k: int = 5
     rank: int = 32
+    compression: str = ""
+    """Further options of the compression, as on a command line."""
     objective: str = "CDA, InfoNCE, compression"
+    alignment: str = ""
+    """Further options of what follows."""
     seed: int = 0
 
     @property
     def start(self) -> str:
         """The folder of its compression, which runs share whatever their seed."""
-        return f"ic-k{self.k}-r{self.rank}"
+        return f"ic-k{self.k}-r{self.rank}{_slug(self.compression)}"
 
     @property
     def name(self) -> str:
         """Its own folder."""
         objective = self.objective.lower().replace(", ", "-").replace(" ", "-")
-        return f"{objective}-k{self.k}-r{self.rank}-s{self.seed}"
+        further = _slug(self.compression) + _slug(self.alignment)
+        return f"{objective}-k{self.k}-r{self.rank}{further}-s{self.seed}"
+
+    @property
+    def changed(self) -> str:
+        """Its further options, as the table names them."""
+        parts = [f"compression {self.compression}"] if self.compression else []
+        return ", ".join([*parts, self.alignment] if self.alignment else parts)
+
+
+def _slug(options: str) -> str:
+    """Return options as part of a folder's name."""
+    return "".join(f"-{word.lstrip('-')}" for word in options.split())
 
 
 BASELINE = Run()
@@ -88,7 +104,23 @@ RUNS = [
     replace(BASELINE, k=8),
     replace(BASELINE, objective=NOTHING),
     replace(BASELINE, objective="CDA alone"),
+    replace(BASELINE, alignment="--form log_sigmoid"),
+    replace(BASELINE, alignment="--form kl"),
+    replace(BASELINE, compression="--tasks answer=1"),
+    replace(BASELINE, compression="--tasks reconstruct=1"),
     replace(BASELINE, rank=8),
+    replace(BASELINE, alignment="--contrastive-tau 0.02"),
+    replace(BASELINE, alignment="--beta 10"),
+    replace(BASELINE, alignment="--reduction sum --beta 0.1"),
+    replace(
+        BASELINE,
+        compression="--tuning full --learning-rate 1e-4",
+        alignment="--tuning full --learning-rate 5e-5",
+    ),
+    replace(BASELINE, compression="--distillation 0.5"),
+    replace(BASELINE, alignment="--form js"),
+    replace(BASELINE, alignment="--contrastive-tau 0.1"),
+    replace(BASELINE, alignment="--beta 1"),
 ]
 
 
@@ -112,14 +144,15 @@ def measured(run: Run, rows: Path, out: Path, probe: Probe) -> dict[str, float]:
     common = [*BOTH, *sources]
     shape = ["--num-compress-tokens", str(run.k), "--lora-rank", str(run.rank)]
     start = out / run.start
-    figures = {"compression": train(start, "autoreg_trainers.ic", *COMPRESSION, *shape, *common)}
+    command = ["autoreg_trainers.ic", *COMPRESSION, *shape, *common, *run.compression.split()]
+    figures = {"compression": train(start, *command)}
     figures["alignment"] = 0.0
     folder = start
     if run.objective != NOTHING:
         folder = out / run.name
         command = [*OBJECTIVES[run.objective], "--model", str(start / MODEL_FOLDER)]
-        command += ["--seed", str(run.seed)]
-        figures["alignment"] = train(folder, *command, *ALIGNMENT, *common)
+        command += ["--seed", str(run.seed), *ALIGNMENT, *common, *run.alignment.split()]
+        figures["alignment"] = train(folder, *command)
     saved = folder / "scores.json"
     if not saved.is_file():
         model = AutoRegModel.from_pretrained(folder / MODEL_FOLDER)
@@ -137,13 +170,13 @@ def main() -> None:
     logging.disable(logging.WARNING)
     probe = sampled(options)
     print(f"{', '.join(probe.sets)}\n")
-    print("| k | rank | objective | seed | minutes | nDCG@10 | Spearman |")
-    print("|---|---|---|---|---|---|---|")
+    print("| k | rank | objective | changed | seed | minutes | nDCG@10 | Spearman |")
+    print("|---|---|---|---|---|---|---|---|")
     for run in RUNS:
         found = measured(run, options.rows, options.out, probe)
         minutes = f"{found['compression']:.0f} + {found['alignment']:.0f}"
         scores = [f"{found[f'{kind}/mean']:.1f}" for kind in ("retrieval", "sts")]
-        line = [run.k, run.rank, run.objective, run.seed, minutes, *scores]
+        line = [run.k, run.rank, run.objective, run.changed, run.seed, minutes, *scores]
         print(f"| {' | '.join(map(str, line))} |", flush=True)
 
 

@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).parents[2] / "trainers" / "recipes" / "default_model.py"
 
 
 def recipe(*options, cwd):
-    return command(SCRIPT, *options, cwd=cwd)
+    return command(SCRIPT, *options, cwd=cwd, forks=True)
 
 
 @pytest.fixture
