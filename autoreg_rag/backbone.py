@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,10 +145,13 @@ class Backbone:
             The adapter is damaged, or does not fit this LLM.
         """
         try:
-            # In the LLM's own format: a mixture costs a conversion of all activations.
-            adapted = PeftModel.from_pretrained(
-                self.language_model, folder, autocast_adapter_dtype=False
-            )
+            with warnings.catch_warnings():
+                # peft asks transformers a question by a name that goes away in version 6.
+                warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+                # In the LLM's own format: a mixture costs a conversion of all activations.
+                adapted = PeftModel.from_pretrained(
+                    self.language_model, folder, autocast_adapter_dtype=False
+                )
         except _LOADING_ERRORS as error:
             raise ModelError(
                 f"the adapter in {folder} cannot be used: {first_line(error)}"

@@ -14,7 +14,7 @@ SCORES: tuple[Score, ...] = get_args(Score)
 
 DEFAULT_SCORE: Score = "cda_mean"
 
-DEFAULT_FUSION = 0.75
+DEFAULT_FUSION = 0.9
 """Weight of the retrieval score in the final one; `docs/scores.md` has the figures."""
 
 WITH_BASELINE: tuple[Score, ...] = ("pmi", "cda", "cda_mean")

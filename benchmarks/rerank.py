@@ -175,7 +175,7 @@ def main() -> None:
         "--fusion",
         nargs="*",
         type=float,
-        default=[0.25, 0.5, 0.75],
+        default=[0.5, 0.75, 0.9],
         help="weights of the retrieval score",
     )
     group.add_argument(

@@ -1,8 +1,8 @@
-"""What reranking brings: nDCG@10 of the best of two first stages, reranked by each kind of score.
+"""What reranking brings: nDCG@10 of the best of three first stages, reranked by each kind of score.
 
-The first stages are the model's own vectors and BM25. Every passage goes
-through the encoder once, and what does not depend on a question is worked out
-once for each passage that is found; the candidates of both stages share one
+The first stages are the model's own vectors, BM25, and both as a hybrid search fuses
+them. Every passage goes through the encoder once, and what does not depend on a question
+is worked out once for each passage that is found; the candidates of all stages share one
 decoder pass per question, of which all kinds of score come.
 """
 
@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 
 from autoreg_rag.evaluate.beir import RetrievalSet, load_retrieval_set
 from autoreg_rag.evaluate.retrieval import measure
-from autoreg_rag.fusion import standard_sum
+from autoreg_rag.fusion import hybrid_scores, standard_sum
 from autoreg_rag.lexical import BM25Index
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.rerank.likelihoods import Likelihoods
 from autoreg_rag.scores import score
 
-COSINE, BM25 = "cosine", "BM25"
-STAGES = (COSINE, BM25)
+COSINE, BM25, HYBRID = "cosine", "BM25", "both"
+STAGES = (COSINE, BM25, HYBRID)
 
 Floats = NDArray[np.float64]
 Ranking = list[tuple[str, float]]
@@ -68,7 +68,7 @@ class Candidates:
 
 
 def quality(options: argparse.Namespace) -> None:
-    """Rerank the best of both first stages on each set, and print nDCG@10."""
+    """Rerank the best of each first stage on each set, and print nDCG@10."""
     model = AutoRegModel.from_pretrained(options.model, dtype=options.dtype)
     dtype = str(model.backbone.dtype).removeprefix("torch.")
     print(f"{model.name}, {dtype}, k = {model.neck.k}", flush=True)
@@ -119,6 +119,8 @@ def candidates(dataset: RetrievalSet, model: AutoRegModel, depth: int) -> Iterat
             stage: [hit for hit in hits if not (hit[0] == query and query in dataset.own)][:depth]
             for stage, hits in ((COSINE, dense), (BM25, words[place]))
         }
+        both = hybrid_scores(dict(found[COSINE]), dict(found[BM25]), depth)
+        found[HYBRID] = both[:depth]
         ids = list(dict.fromkeys(id_ for hits in found.values() for id_, _ in hits))
         new = [id_ for id_ in ids if id_ not in known]
         rows = [places[id_] for id_ in new]
@@ -137,11 +139,12 @@ def reranked(
     runs: dict[str, dict[str, list[str]]] = {}
     for one in found:
         ids, retrieval, kinds = one.scores(stage)
-        runs.setdefault("not reranked", {})[one.query] = ids
+        finals = {"not reranked": retrieval}
         for kind, raw in kinds.items():
-            for weight in (None, *weights):
-                final = raw if weight is None else standard_sum(retrieval, raw, weight)
-                label = kind if weight is None else f"{kind}, fused at {weight}"
-                order = np.argsort(-final, kind="stable")
-                runs.setdefault(label, {})[one.query] = [ids[place] for place in order]
+            finals[kind] = raw
+            for weight in weights:
+                finals[f"{kind}, fused at {weight}"] = standard_sum(retrieval, raw, weight)
+        for label, final in finals.items():
+            order = np.argsort(-final, kind="stable")
+            runs.setdefault(label, {})[one.query] = [ids[place] for place in order]
     return {label: measure(run, dataset.qrels)["nDCG@10"] for label, run in runs.items()}

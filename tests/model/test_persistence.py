@@ -3,6 +3,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -52,7 +53,9 @@ def test_a_saved_model_reloads_with_the_same_vectors_bit_for_bit(tiny_model, tmp
 
 def test_an_adapter_is_saved_and_reloads_with_the_same_vectors(adapted, tmp_path):
     adapted.save_pretrained(tmp_path / "model")
-    again = AutoRegModel.from_pretrained(tmp_path / "model", dtype="float32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = AutoRegModel.from_pretrained(tmp_path / "model", dtype="float32")
     assert isinstance(again.backbone.language_model, PeftModel)
     np.testing.assert_array_equal(again.encode_queries(TEXTS), adapted.encode_queries(TEXTS))
     assert again.fingerprint() == adapted.fingerprint()
