@@ -124,6 +124,9 @@ class Backbone:
             raise ModelError(f"{folder} has no fast tokenizer (tokenizer.json)")
         # A text that spells a special token is text all the same.
         tokenizer.backend_tokenizer.encode_special_tokens = True
+        # What a training left in tokenizer.json would fill up and cut texts.
+        tokenizer.backend_tokenizer.no_padding()
+        tokenizer.backend_tokenizer.no_truncation()
         if tokenizer.eos_token_id is None:
             raise ModelError(f"the tokenizer in {folder} has no end-of-sequence token")
         base = pretrained.DEFAULT_BASE

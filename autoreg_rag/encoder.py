@@ -39,7 +39,7 @@ class Encoder:
     def ids(self, texts: Sequence[str], instruction: str) -> list[list[int]]:
         """Return what stands before the compress tokens; only the text is ever cut."""
         suffix = self.suffix_ids(instruction)
-        sequences = self.truncation(self.backbone.tokenize(list(texts)))
+        sequences = self.truncation(self.backbone.tokenize(list(texts)), len(suffix))
         return [self.wrapped(ids, suffix) for ids in sequences]
 
     def suffix_ids(self, instruction: str) -> list[int]:

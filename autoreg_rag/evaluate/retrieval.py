@@ -154,8 +154,9 @@ def _found(
     for first in range(0, len(queries), _QUERIES):
         cosines = queries[first : first + _QUERIES] @ passages.T
         for scores in np.maximum.reduceat(cosines, starts, axis=1):
-            best = np.argpartition(-scores, depth - 1)[:depth]
-            yield [(ids[row], scores[row]) for row in best]
+            least = np.partition(scores, len(scores) - depth)[len(scores) - depth]
+            # With all that score as the last does: their order by id is still to come.
+            yield [(ids[row], scores[row]) for row in np.flatnonzero(scores >= least)]
 
 
 def _run(dataset: RetrievalSet, found: Iterable[list[tuple[str, float]]]) -> Run:

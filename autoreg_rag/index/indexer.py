@@ -136,22 +136,20 @@ class Indexer:
 
     def _check_names(self, corpora: dict[str, Path]) -> None:
         """Refuse a corpus that would take the place of another one of the same name."""
-        known = dict(self.store.manifest.corpora)
         for name, root in corpora.items():
-            other = known.get(name, str(root))
+            other = self.store.manifest.corpora.get(name, str(root))
             if other != str(root) and not self.moved:
                 raise CorpusError(
                     f"the index already holds a corpus called {name!r}, of {other}: if it has "
                     f"moved to {root}, say so with --moved; else rename the folder, or index "
                     "into another place with --out"
                 )
-            known[name] = str(root)
-        if known != dict(self.store.manifest.corpora):
-            self.store.write_manifest(replace(self.store.manifest, corpora=known))
 
     def _index_corpus(self, name: str, root: Path, known: Mapping[str, str]) -> None:
         seen: set[str] = set()
         unreadable: list[str] = []
+        if self.store.manifest.corpora.get(name) != str(root):
+            self._note_corpus(name, str(root))
         try:
             self._index_found(name, root, seen, unreadable)
         except EmptyCorpusError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 from autoreg_rag.corpus.records import Chunk, Hit
@@ -26,6 +27,7 @@ class WordSearch:
         self._store = store
         self._revision: str | None = None
         self._bm25 = BM25Index(())
+        self._building = threading.Lock()
 
     def search(
         self, queries: Sequence[str], depth: int, alternatives: Sequence[Where | None] = (None,)
@@ -34,13 +36,19 @@ class WordSearch:
 
         A chunk must meet one of the filters; None filters nothing.
         """
-        revision = self._store.revision()
-        if revision != self._revision:
-            self._bm25 = BM25Index((chunk.id, chunk.text) for chunk in self._store.chunks())
-            self._revision = revision
+        bm25 = self._current()
         # A filter can leave out any number of chunks, so then all of them are ranked.
-        rankings = self._bm25.search(queries, len(self._bm25) if all(alternatives) else depth)
+        rankings = bm25.search(queries, len(bm25) if all(alternatives) else depth)
         return [self._hits(ranking, depth, alternatives) for ranking in rankings]
+
+    def _current(self) -> BM25Index:
+        with self._building:
+            # Read first: what changes while the chunks are read is seen the next time.
+            revision = self._store.revision()
+            if revision != self._revision:
+                self._bm25 = BM25Index((chunk.id, chunk.text) for chunk in self._store.chunks())
+                self._revision = revision
+            return self._bm25
 
     def _hits(
         self,

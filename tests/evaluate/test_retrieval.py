@@ -128,6 +128,14 @@ def test_documents_of_equal_score_are_ordered_by_id(encoder):
         assert ranked(run) == {"q": ["a", "b", "c", "d"]}
 
 
+def test_documents_of_equal_score_are_ordered_by_id_even_at_the_cut(encoder):
+    ids = [f"{number:04}" for number in range(3 * DEPTH)]
+    documents = dict.fromkeys(reversed(ids), "the same text")
+    dataset = RetrievalSet("ties", documents, {"q": "same text"}, {"q": {ids[0]: 1}}, frozenset())
+    for run in (dense_run(dataset, encoder), lexical_run(dataset)):
+        assert ranked(run) == {"q": ids[:DEPTH]}
+
+
 def test_each_system_is_measured_on_its_own_run(tmp_path, retrieval_folder, encoder):
     dataset = load_retrieval_set(retrieval_folder(tmp_path / "pets"))
     dense, lexical = dense_run(dataset, encoder), lexical_run(dataset)

@@ -1,3 +1,6 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -98,6 +101,26 @@ def test_a_search_by_words_lists_no_files_and_chunks_while_nothing_changes(index
     monkeypatch.setattr(index.store, "files", list_all)
     monkeypatch.setattr(index.store, "chunks", list_all)
     assert words.search(QUESTIONS, 50) == first
+
+
+def test_searches_by_words_of_several_threads_build_their_index_once(index, monkeypatch):
+    chunks, together, built = index.store.chunks, threading.Barrier(4), []
+
+    def counted():
+        built.append(threading.get_ident())
+        return chunks()
+
+    monkeypatch.setattr(index.store, "chunks", counted)
+    words = WordSearch(index.store)
+
+    def search(_):
+        together.wait()
+        return words.search(QUESTIONS, 50)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(search, range(4)))
+    assert len(built) == 1
+    assert found == [words.search(QUESTIONS, 50)] * 4
 
 
 def test_a_chunk_that_vanishes_after_the_ranking_is_left_out(index, monkeypatch):

@@ -120,6 +120,16 @@ def test_nothing_that_can_be_read_is_an_error(run, corpus, tmp_path):
         run(tmp_path / "missing")
 
 
+def test_a_folder_that_was_not_reached_is_not_noted(run, corpus, tmp_path):
+    empty, elsewhere = tmp_path / "empty", tmp_path / "elsewhere" / "corpus"
+    for folder in (empty, elsewhere):
+        folder.mkdir(parents=True)
+    (elsewhere / "a.txt").write_text("Another corpus of that name.")
+    with pytest.raises(CorpusError, match="no files in"):
+        run(empty, corpus.folder)
+    assert run(elsewhere).added == 1
+
+
 def test_two_corpora_live_side_by_side(run, corpus, tmp_path):
     other = tmp_path / "other"
     other.mkdir()

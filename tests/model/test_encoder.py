@@ -1,8 +1,10 @@
+import shutil
 from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from autoreg_rag.errors import ModelError
 from autoreg_rag.model import AutoRegModel
@@ -67,6 +69,17 @@ def test_an_embedding_does_not_depend_on_the_tokenizers_padding_side(tiny_model,
     assert cosines(tiny_model.encode_queries(TEXTS), expected).min() >= 0.9999
 
 
+def test_padding_and_truncation_that_a_training_left_are_not_obeyed(tiny_folder, tmp_path):
+    expected = AutoRegModel.from_pretrained(tiny_folder, dtype="float32").encode_queries(TEXTS)
+    folder = shutil.copytree(tiny_folder, tmp_path / "base")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_padding()
+    tokenizer.enable_truncation(4)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    found = AutoRegModel.from_pretrained(folder, dtype="float32").encode_queries(TEXTS)
+    assert cosines(found, expected).min() >= 0.9999
+
+
 def test_embeddings_are_float32_of_unit_length_in_input_order(tiny_model):
     vectors = tiny_model.encode_documents(TEXTS)
     assert vectors.dtype == np.float32
@@ -123,6 +136,10 @@ def test_a_text_longer_than_the_models_window_still_fits_with_its_instruction(ti
     model = AutoRegModel.from_pretrained(tiny_folder, dtype="float32", max_length=10_000)
     ids = model.encoder.ids(["word " * 5000], model.config.query_instruction)
     assert len(ids[0]) + model.neck.k <= 256
+    for words in (60, 300):  # of an instruction that is not the model's own
+        (ids,) = model.encoder.ids(["word " * 5000], "do " * words)
+        assert ids[-len(suffix := model.encoder.suffix_ids("do " * words)) :] == suffix
+        assert len(ids) + model.neck.k <= max(256, len(suffix) + 2 + model.neck.k)
 
 
 def test_a_text_that_spells_a_special_token_is_plain_text(tiny_model):

@@ -467,6 +467,8 @@ def test_metadata_is_replaced_and_nothing_else(filled):
         )
     (hits,) = filled.search(queries[:1], 50, {"extra": 5 / 7})
     assert [hit.chunk for hit in hits] == [changed[5]]
+    filled.set_metadata([before[5]])  # a key that is left out is gone
+    assert list(filled.search(queries[:1], 50, {"extra": 5 / 7})) == [[]]
     filled.set_metadata([])
     filled.remove_file("docs/a.md")  # the changed chunks still belong to their files
     assert not any(chunk.source == "docs/a.md" for chunk in filled.chunks())

@@ -135,6 +135,18 @@ def test_collections_of_one_storage_do_not_mix(folder):
         open_store(folder)
 
 
+def test_what_is_left_of_a_collection_that_was_deleted_is_not_taken_for_its_files(folder):
+    with create("qdrant", folder) as store:
+        store.add(chunks("c/a.md", 3), vectors(3), "1")
+        store.finish_file(FileRecord("c/a.md", "1", 3))
+    client = QdrantClient(path=str(folder))
+    client.delete_collection("autoreg")
+    client.close()
+    with create("qdrant", folder) as store:
+        assert store.file("c/a.md") is None
+        assert list(store.files()) == []
+
+
 def test_a_collection_of_another_program_is_refused_untouched(folder):
     client = QdrantClient(path=str(folder))
     vector = models.VectorParams(size=DIMENSION, distance=models.Distance.COSINE)

@@ -192,7 +192,7 @@ class Plain:
 
             gained = gain(positive, row["reference_positive"])
             negatives = list(zip(row["negatives"], row["reference_negatives"], strict=True))
-            others = [j for j in range(len(rows)) if not related(rows[i], rows[j])]
+            others = [j for j in range(len(rows)) if further(rows[i], rows[j])]
             cosines = [self.cosine(queries[i], e).item() for e in documents]
             others.sort(key=lambda j, cosines=cosines: -cosines[j])
             for j in others[:in_batch]:
@@ -299,9 +299,14 @@ def shares(similarities, tau):
 
 
 def related(first, second) -> bool:
-    """Whether a row's positive may not be the other's negative."""
+    """Whether a row's positive is the other's as well."""
     same_group = bool(first["group"]) and first["group"] == second["group"]
     return same_group or first["positive"] == second["positive"]
+
+
+def further(row, other) -> bool:
+    """Whether another row's positive may be one more negative of a row."""
+    return not related(row, other) and other["positive"] not in row["negatives"]
 
 
 def known_positive(rows, row, ids) -> bool:

@@ -13,9 +13,9 @@ from tests.trainers.plain import (
     Plain,
     assert_same_gradients,
     finite_differences,
+    further,
     gradients,
     prepared,
-    related,
     triplets,
     with_own_references,
 )
@@ -199,10 +199,11 @@ def test_in_batch_negatives_are_the_nearest_of_other_groups_and_texts(
     rows = triplets(model, negatives=(1, 0, 0, 2, 0, 1))
     rows[1]["group"] = rows[0]["group"]
     rows[3] |= {"positive": rows[2]["positive"]}
+    rows[5] |= {"negatives": [rows[4]["positive"]]}
     rows = with_own_references(objective, rows)
     shaken_rows = [{**row, "reference_positive": row["reference_positive"] - 3} for row in rows]
     assert_plain(objective, tiny_folder, shaken_rows)
-    allowed = [sum(not related(row, other) for other in rows if other is not row) for row in rows]
+    allowed = [sum(further(row, other) for other in rows if other is not row) for row in rows]
     pairs = 4 + sum(min(count, number) for number in allowed)
     assert objective(rows).sums["s2"][1] == pairs
     assert min(allowed) < 5

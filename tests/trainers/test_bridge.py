@@ -5,9 +5,14 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 
 from autoreg_trainers.bridge import RIDGE, fit_bridge
+from autoreg_trainers.data import DataError
+from autoreg_trainers.ic import with_bridge
 from autoreg_trainers.objectives import Compression
+from autoreg_trainers.settings import CompressionSettings
+from autoreg_trainers.training import split
 from tests.trainers.plain import loaded
 from tests.trainers.running import apart, flags, short_rows
 
@@ -79,6 +84,39 @@ def test_a_fitted_bridge_tells_the_real_decoder_of_texts_it_was_not_fitted_to(re
     fit(model, rows[:-24])
     assert before < 0.05
     assert content() > 0.1
+
+
+def test_no_row_that_is_held_back_takes_part_in_the_fit(tiny_folder, texts):
+    settings = CompressionSettings(sources=["rows"], held_back=20, batch_size=4)
+    matrices = []
+    for ending in ("", " of other words"):
+        model = loaded(tiny_folder)
+        rows = Dataset.from_list(grouped(model, texts))
+        _, held = split(settings, rows)
+        changed = [
+            text + ending * (str(place) in held["group"]) for place, text in enumerate(texts)
+        ]
+        with_bridge(Compression(model, 2048), Dataset.from_list(grouped(model, changed)), settings)
+        matrices.append(model.neck.bridge_matrix.clone())
+    assert len(held) == 20
+    assert torch.equal(*matrices)
+
+
+def grouped(model, texts):
+    return [
+        {**row, "group": str(place)} for place, row in enumerate(compression_rows(model, texts))
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 30], ids=["one", "alike"])
+@pytest.mark.parametrize("part", ["context", "target"])
+def test_rows_that_say_the_same_are_refused(tiny_folder, texts, count, part):
+    model = loaded(tiny_folder)
+    rows = compression_rows(model, texts[:count])
+    before = model.neck.bridge_matrix.clone()
+    with pytest.raises(DataError, match="bridge_rows"):
+        fit(model, [{**row, part: rows[0][part]} for row in rows])
+    assert torch.equal(model.neck.bridge_matrix, before)
 
 
 def test_only_a_new_models_bridge_is_fitted(tiny_folder, place, texts):

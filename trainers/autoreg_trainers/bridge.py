@@ -16,11 +16,15 @@ from torch import Tensor
 
 from autoreg_rag.batching import length_buckets
 from autoreg_rag.model import AutoRegModel
+from autoreg_trainers.data import DataError
 
 logger = logging.getLogger(__name__)
 
 RIDGE = 0.1
 """The penalty, in means of the regression's diagonal."""
+
+_ALIKE = 1e-3
+"""A share of their length by which vectors differ where rounding or next to nothing parts them."""
 
 
 @torch.no_grad()
@@ -42,12 +46,22 @@ def fit_bridge(
         What the encoder reads, n rows of ids with instruction.
     targets
         What the decoder is to generate, n rows of ids, none empty.
+
+    Raises
+    ------
+    DataError
+        The contexts or the targets are alike, or there is only one.
     """
     latents = _latents(model, contexts)
     words = _content(model, targets)
     start = words.mean(dim=0)
     center = latents.mean(dim=0)
     apart = latents - center
+    if not (_spread(latents) > _ALIKE and _spread(words) > _ALIKE):
+        raise DataError(
+            f"the bridge cannot be fitted to {len(contexts)} rows whose texts are alike: give "
+            "other rows or more of them, or set bridge_rows to 0"
+        )
     inputs = apart.flatten(0, 1)
     outputs = (words - start)[:, None].expand_as(latents).flatten(0, 1)
     squares = inputs.T @ inputs
@@ -59,6 +73,12 @@ def fit_bridge(
     neck.bridge_center.copy_(center)
     neck.bridge_matrix.copy_(matrix * length / (apart @ matrix).norm(dim=-1).mean())
     logger.info("the bridge is fitted to %d rows", len(contexts))
+
+
+def _spread(vectors: Tensor) -> float:
+    """Return how far rows lie from their mean, as a share of their length; [n, ...]."""
+    apart = vectors - vectors.mean(dim=0)
+    return (apart.norm() / vectors.norm().clamp_min(1e-12)).item()
 
 
 def _latents(model: AutoRegModel, contexts: Sequence[Sequence[int]]) -> Tensor:

@@ -50,13 +50,15 @@ def ic(settings: CompressionSettings) -> None:
 
 
 def with_bridge(objective: Compression, rows: Dataset, settings: CompressionSettings) -> Dataset:
-    """Fit the bridge to the first rows where it begins anew, and return all rows."""
+    """Fit the bridge to the first rows to train on where it begins anew, and return all rows."""
     from autoreg_trainers.bridge import fit_bridge
+    from autoreg_trainers.training import split
 
     model = objective.model
     begins = settings.tuning == "bridge" or not model.neck.fitted
     if settings.bridge_rows and begins:
-        some = rows.select(range(min(settings.bridge_rows, len(rows))))
+        training, _ = split(settings, rows)
+        some = training.select(range(min(settings.bridge_rows, len(training))))
         kept = [row for row in some if row["target"]]
         fit_bridge(model, [objective.wrapped(row) for row in kept], [row["target"] for row in kept])
     return rows

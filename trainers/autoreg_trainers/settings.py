@@ -49,7 +49,7 @@ class TrainingSettings:
     max_length: int | None = option(None, "The most tokens of a text.")
     learning_rate: float = option(1e-4, "Peak learning rate.")
     neck_learning_rate: float | None = option(
-        None, "Of compress tokens and bridge; by default ten times the learning rate."
+        None, "Of compress tokens and the bridge's start; by default ten times the learning rate."
     )
     schedule: str = option("cosine", "Learning-rate schedule, as transformers names them.")
     warmup: float = option(0.05, "Share of the steps in which the learning rate rises.")

@@ -132,7 +132,7 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
     )
     compile_layers(prepared, settings.compile)
     objective = build_objective(settings, recipe, prepared)
-    training, held = held_back(rows, min(settings.held_back, len(rows) // 5), settings.seed)
+    training, held = split(settings, rows)
     if len(training) < settings.batch_size:
         raise ModelError(
             f"there are {len(training)} rows to train on, fewer than the batch size "
@@ -170,6 +170,11 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
         draw_curve(trainer.state.log_history, out / CURVE_FILE)
     state.wait_for_everyone()
     return figures
+
+
+def split(settings: TrainingSettings, rows: Dataset) -> tuple[Dataset, Dataset]:
+    """Return the rows to train on, and those that are held back."""
+    return held_back(rows, min(settings.held_back, len(rows) // 5), settings.seed)
 
 
 def build_objective(settings: TrainingSettings, recipe: Recipe, model: AutoRegModel) -> Objective:
@@ -264,6 +269,8 @@ def load_model(settings: TrainingSettings, stage: Stage) -> AutoRegModel:
 def export(model: AutoRegModel, folder: Path) -> None:
     """Write the model whole; one from before is replaced only then."""
     new, old = folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.old")
+    if old.exists() and not folder.exists():  # killed between the two renames
+        old.rename(folder)
     for path in (new, old):
         shutil.rmtree(path, ignore_errors=True)
     model.save_pretrained(new)

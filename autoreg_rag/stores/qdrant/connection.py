@@ -153,9 +153,11 @@ class Connection:
 
     def close(self) -> None:
         """Close the client and release the lock; calling it again does nothing."""
-        self.client.close()
-        if self._lock:
-            self._lock.release()
+        try:
+            self.client.close()
+        finally:
+            if self._lock:
+                self._lock.release()
 
     def _explained(self) -> AbstractContextManager[None]:
         return (

@@ -37,11 +37,12 @@ class FileRecords:
         self._collection = f"{collection}__files"
 
     def make(self) -> None:
-        """Make the collection if it is not there."""
-        if not self._call(self._client.collection_exists, self._collection):
-            # Qdrant asks for a vector; records are not searched by it.
-            vector = models.VectorParams(size=1, distance=models.Distance.DOT)
-            self._call(self._client.create_collection, self._collection, vector)
+        """Make the collection anew: what is there is of chunks that are gone."""
+        if self._call(self._client.collection_exists, self._collection):
+            self._call(self._client.delete_collection, self._collection)
+        # Qdrant asks for a vector; records are not searched by it.
+        vector = models.VectorParams(size=1, distance=models.Distance.DOT)
+        self._call(self._client.create_collection, self._collection, vector)
 
     def get(self, source: str) -> FileRecord | None:
         """Return the record of one file, or None if it has none."""

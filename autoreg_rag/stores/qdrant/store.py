@@ -178,8 +178,8 @@ class QdrantStore(Store):
             for point in self._retrieve([chunk.id for chunk in chunks], [payload.CHUNK])
         }
         changes = (
-            models.SetPayloadOperation(
-                set_payload=models.SetPayload(
+            models.OverwritePayloadOperation(
+                overwrite_payload=models.SetPayload(
                     payload=payload.payload(chunk, digests[chunk.id]), points=[chunk.id]
                 )
             )

@@ -145,6 +145,7 @@ BAD = {
     '{"text": null, "body": "b"}': "none of the known fields",
     "{}": "none of the known fields",
     "[" * 100_000: "nested too deeply",
+    '{"query": "q", "pos": "p", "n": ' + "9" * 5000 + "}": "not readable JSON",
 }
 
 

@@ -23,7 +23,7 @@ from autoreg_trainers.data.source import Source
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 2
+_VERSION = 3
 """Part of the keys: raise it when the same rows give other ids."""
 
 _FOLDER = "rows"

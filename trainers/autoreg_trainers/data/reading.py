@@ -142,6 +142,8 @@ def _json(line: str) -> Any:
         return ValueError(f"not JSON: {error.msg} at character {error.pos}")
     except RecursionError:
         return ValueError("not readable JSON: nested too deeply")
+    except ValueError as error:  # a number of thousands of digits
+        return ValueError(f"not readable JSON: {error}")
 
 
 def _plain(line: str) -> Any:

@@ -172,7 +172,9 @@ def _name(row: Mapping[str, Any], field: str) -> str:
 
 
 def _score(row: Mapping[str, Any], default: float) -> float:
-    value = row.get("score", default)
+    value = row.get("score")
+    if value is None:
+        return default
     try:
         score = float(value)
     except (TypeError, ValueError):

@@ -258,9 +258,10 @@ def _per_token(values: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
 
 
 def _others(rows: Sequence[Row]) -> Tensor:
-    """Tell which rows' positives may be negatives of which rows, [n, n]."""
+    """Tell which rows' positives may be further negatives of which rows, [n, n]."""
     keys = document_keys(rows)[: len(rows)]
-    return torch.from_numpy(allowed(keys, keys))
+    has = [[other["positive"] in row["negatives"] for other in rows] for row in rows]
+    return torch.from_numpy(allowed(keys, keys)) & ~torch.tensor(has)
 
 
 def _by_row(values: Tensor, owners: Tensor, n: int) -> Tensor:
