@@ -156,7 +156,7 @@ def _found(
         for scores in np.maximum.reduceat(cosines, starts, axis=1):
             least = np.partition(scores, len(scores) - depth)[len(scores) - depth]
             # With all that score as the last does: their order by id is still to come.
-            yield [(ids[row], scores[row]) for row in np.flatnonzero(scores >= least)]
+            yield [(ids[row], scores[row]) for row in np.flatnonzero(scores >= least).tolist()]
 
 
 def _run(dataset: RetrievalSet, found: Iterable[list[tuple[str, float]]]) -> Run:

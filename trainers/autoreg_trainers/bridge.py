@@ -78,7 +78,7 @@ def fit_bridge(
 def _spread(vectors: Tensor) -> float:
     """Return how far rows lie from their mean, as a share of their length; [n, ...]."""
     apart = vectors - vectors.mean(dim=0)
-    return (apart.norm() / vectors.norm().clamp_min(1e-12)).item()
+    return float(apart.norm() / vectors.norm().clamp_min(1e-12))
 
 
 def _latents(model: AutoRegModel, contexts: Sequence[Sequence[int]]) -> Tensor:

@@ -9,7 +9,7 @@ from qdrant_client import models
 
 _REQUEST_BYTES = 4_000_000
 
-Item = TypeVar("Item", models.PointStruct, models.SetPayloadOperation)
+Item = TypeVar("Item", models.PointStruct, models.OverwritePayloadOperation)
 
 
 def request_bodies(items: Iterable[Item]) -> Iterator[list[Item]]:
