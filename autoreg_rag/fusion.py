@@ -62,24 +62,28 @@ def hybrid_scores(
     Returns
     -------
     list of (id, score)
-        All ids, best first; equal scores are ordered by id.
+        All ids, best first; equal scores are ordered by cosine, then by id.
 
     Raises
     ------
     ValueError
         `alpha` is outside 0 to 1.
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}; it must be from 0 to 1")
+    check_alpha(alpha)
     ids = sorted({*cosines, *words})
     least_cosine = min(cosines.values(), default=0.0)
     least_word = min(words.values()) if words and len(words) >= depth else 0.0
-    fused = standard_sum(
-        np.array([cosines.get(id_, least_cosine) for id_ in ids], np.float64),
-        np.array([words.get(id_, least_word) for id_ in ids], np.float64),
-        alpha,
-    )
-    return sorted(zip(ids, fused.tolist(), strict=True), key=lambda hit: (-hit[1], hit[0]))
+    near = [cosines.get(id_, least_cosine) for id_ in ids]
+    said = [words.get(id_, least_word) for id_ in ids]
+    fused = standard_sum(np.array(near, np.float64), np.array(said, np.float64), alpha).tolist()
+    order = sorted(zip(ids, fused, near, strict=True), key=lambda hit: (-hit[1], -hit[2], hit[0]))
+    return [(id_, score) for id_, score, _ in order]
+
+
+def check_alpha(alpha: float) -> None:
+    """Refuse a weight of the cosine outside 0 to 1 with a ValueError."""
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is {alpha}; it must be from 0 to 1")
 
 
 def retrieval_scores(found: Sequence[object]) -> list[float]:

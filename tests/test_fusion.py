@@ -33,7 +33,8 @@ def test_a_score_is_the_weighted_sum_of_standard_scores(cosines, words, alpha):
     expected = dict(zip(ids, alpha * by_cosine + (1 - alpha) * by_words, strict=True))
     fused = hybrid_scores(cosines, words, DEPTH, alpha)
     assert dict(fused) == pytest.approx(expected)
-    assert fused == sorted(fused, key=lambda hit: (-hit[1], hit[0]))
+    near = dict(zip(ids, by_cosine, strict=True))
+    assert fused == sorted(fused, key=lambda hit: (-hit[1], -near[hit[0]], hit[0]))
 
 
 def test_what_a_list_that_ended_early_lacks_shares_no_word_with_the_question(cosines, words):
@@ -74,6 +75,11 @@ def test_equal_scores_are_ordered_by_id_whatever_the_order_of_the_lists():
         fused = hybrid_scores(dict.fromkeys(ids, 0.5), dict.fromkeys(ids, 2.0), DEPTH)
         assert fused == [("a", 0.0), ("b", 0.0), ("c", 0.0)]
     assert hybrid_scores({}, {}, DEPTH) == []
+
+
+def test_equal_scores_are_ordered_by_cosine_first():
+    fused = hybrid_scores({"a": 0.1, "b": 0.3, "c": 0.2}, {"c": 2.0}, DEPTH, alpha=0)
+    assert [id_ for id_, _ in fused] == ["c", "b", "a"]
 
 
 def test_numbers_of_numpy_give_plain_ones(cosines):

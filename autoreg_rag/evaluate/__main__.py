@@ -56,8 +56,9 @@ def evaluate(
         ),
     ] = None,
     chunk_overlap: Annotated[
-        int, typer.Option(help="Tokens that a chunk may repeat.")
-    ] = DEFAULT_OVERLAP,
+        int | None,
+        typer.Option(help=f"Tokens that a chunk may repeat; by default {DEFAULT_OVERLAP}."),
+    ] = None,
     sts_role: Annotated[
         Role, typer.Option(help="As what both sentences of a pair are embedded.")
     ] = "document",
@@ -74,6 +75,8 @@ def evaluate(
 ) -> None:
     """Measure a model: retrieval beside BM25, and semantic textual similarity."""
     # All that can be wrong is found before hours of encoding, not after.
+    if chunk_overlap is not None and chunk_size is None:
+        raise typer.BadParameter("--chunk-overlap needs --chunk-size")
     for option, path in (("--out", out), ("--plot", plot)):
         if path and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
             raise EvaluationError(f"{option} {path}: no file can be written there")
@@ -83,7 +86,8 @@ def evaluate(
     ours = cli.load_model(model, device=device, dtype=dtype, token_budget=batch_tokens)
     cut: Cut = whole
     if chunk_size is not None:
-        cut = cli.chunker_of(ours, chunk_size, chunk_overlap).texts
+        overlap = DEFAULT_OVERLAP if chunk_overlap is None else chunk_overlap
+        cut = cli.chunker_of(ours, chunk_size, overlap).texts
     encoders: list[Encoder] = [ours]
     if peer is not None:
         encoders.append(SentenceTransformerPeer(peer, device=device))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from autoreg_rag.corpus.readers.encoding import storable
 from autoreg_rag.corpus.records import Hit
-from autoreg_rag.fusion import DEFAULT_ALPHA
+from autoreg_rag.fusion import DEFAULT_ALPHA, check_alpha
 from autoreg_rag.index.hybrid import HybridSearch
 from autoreg_rag.stores import check_fingerprint, open_store
 from autoreg_rag.stores.base import Store, Where
@@ -131,6 +131,7 @@ class Index:
             raise TypeError("a list of questions is needed, not one question")
         if not all(query.strip() for query in queries):
             raise ValueError("a question is empty")
+        check_alpha(alpha)
         queries = [storable(query) for query in queries]
         vectors = self.model.encode_queries(queries)
         if hybrid:

@@ -157,8 +157,8 @@ class Indexer:
             check_gone(error, root, known, allow_empty=self.allow_empty)
         for source in list(self.store.sources()):
             gone = source.startswith(f"{name}/") and source not in seen
-            # What lies below a folder that cannot be listed may still be there.
-            if gone and not source.startswith(tuple(unreadable)):
+            # What cannot be looked at may still be there, and what lies below it.
+            if gone and not f"{source}/".startswith(tuple(unreadable)):
                 self.store.remove_file(source)
                 self._summary.removed += 1
         if not seen:  # comes last, so that a run that is killed can be repeated
@@ -174,7 +174,7 @@ class Indexer:
         """Index the files that are there, and note their sources and what cannot be read."""
 
         def fail(source: str, error: ReadError) -> None:
-            unreadable.append(source)
+            unreadable.append(f"{source.rstrip('/')}/")
             self._fail(error)
 
         def skip(source: str, reason: str) -> None:

@@ -136,7 +136,9 @@ class Likelihoods:
         """Return e of a block of texts, as `AutoRegModel.compress` does, under this budget."""
         model = self.model
         encoder, k = model.encoder, model.neck.k
-        sequences = encoder.ids(texts, instruction or model.config.document_instruction)
+        if instruction is None:
+            instruction = model.config.document_instruction
+        sequences = encoder.ids(texts, instruction)
         device = encoder.backbone.device
         latents = torch.empty((len(texts), k, encoder.backbone.hidden_size), device=device)
 

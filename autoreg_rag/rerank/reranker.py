@@ -160,18 +160,16 @@ class Reranker:
         """
         if top_n is not None and top_n < 1:
             raise ValueError(f"top_n is {top_n}; it must be 1 or more")
+        retrieval = np.array([hit.score for hit in hits], np.float64)
+        if self.fusion is not None and (place := _not_finite(retrieval)) is not None:
+            raise ValueError(
+                f"the score of hit {place} is {retrieval[place]}, which cannot be fused: "
+                "give it a number, or set fusion to None"
+            )
         texts = [hit.chunk.text for hit in hits]
         stored = self.stored_baselines(texts, [hit.chunk.metadata for hit in hits])
         raw = self.scores(query, texts, baselines=stored)
-        final = raw
-        if self.fusion is not None:
-            retrieval = np.array([hit.score for hit in hits], np.float64)
-            if (place := _not_finite(retrieval)) is not None:
-                raise ValueError(
-                    f"the score of hit {place} is {retrieval[place]}, which cannot be fused: "
-                    "leave fusion out, or give it a number"
-                )
-            final = standard_sum(retrieval, raw, self.fusion)
+        final = raw if self.fusion is None else standard_sum(retrieval, raw, self.fusion)
         rescored = []
         for best in np.argsort(-final, kind="stable")[:top_n].tolist():
             hit = hits[best]

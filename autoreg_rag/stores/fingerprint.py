@@ -32,6 +32,7 @@ def check_fingerprint(store: Store, fingerprint: str, model: str) -> None:
     )
     if manifest.model == model:
         made, other = f"the model '{model}' with other settings or weights", "those"
+        command += " (settings given in code are to be saved with a model, and that named)"
     else:
         made, other = f"the model '{manifest.model}'", f"--model {shlex.quote(manifest.model)}"
     raise FingerprintError(

@@ -66,6 +66,7 @@ def create_store(
         If there is something else, or the index cannot be made or opened.
     """
     if kind == "faiss":
+        _check_collection(collection)
         store = _create_faiss(Path(location), manifest, float16, factory)
         with _closed_if_refused(store, manifest, float16):
             if factory is not None:
@@ -109,6 +110,7 @@ def open_store(
         if kind == "faiss":
             from autoreg_rag.stores.faiss.store import FaissStore
 
+            _check_collection(collection)
             return FaissStore(place, writable=writable)
     from autoreg_rag.stores.qdrant.store import QdrantStore
 
@@ -126,6 +128,11 @@ def check_url(url: str) -> str:
     if not url.startswith(_SCHEMES):
         raise StoreError("the URL must start with http:// or https://")
     return url
+
+
+def _check_collection(name: str) -> None:
+    if name != COLLECTION:
+        raise StoreError(f"--collection {name} goes with Qdrant only: a FAISS folder is one index")
 
 
 def _create_faiss(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from numbers import Real
 from typing import Any
 
 from langchain_core.callbacks import Callbacks
@@ -103,7 +104,10 @@ class AutoRegReranker(ModelSettings, BaseDocumentCompressor):
         self, documents: Sequence[Document], query: str
     ) -> Callable[[AutoRegModel], list[Document]]:
         """Return what is to be done with the model."""
-        found = retrieval_scores([self._retrieval_score(one.metadata) for one in documents])
+        scores = [self._retrieval_score(one.metadata) for one in documents]
+        if self.retrieval_score_key and documents and all(score is None for score in scores):
+            raise ValueError(f"no document has {self.retrieval_score_key!r} in its metadata")
+        found = retrieval_scores(scores)
         scored = enumerate(zip(documents, found, strict=True))
         hits = [_hit(place, document, score) for place, (document, score) in scored]
 
@@ -120,7 +124,10 @@ class AutoRegReranker(ModelSettings, BaseDocumentCompressor):
     def _retrieval_score(self, metadata: Mapping[str, Any]) -> object:
         """Return the score that a document was retrieved with; None if it is not known."""
         if self.retrieval_score_key is not None:
-            return metadata.get(self.retrieval_score_key)
+            score = metadata.get(self.retrieval_score_key)
+            if not isinstance(score, Real | None):
+                raise ValueError(f"{self.retrieval_score_key!r} holds {score!r}, not a number")
+            return score
         is_ours = isinstance(metadata.get(RETRIEVAL_SCORES), Mapping)
         return metadata.get(RETRIEVAL_SCORE) if is_ours else None
 

@@ -156,6 +156,12 @@ def test_what_the_user_can_mend_is_one_line_and_status_1(
     assert message in errors
 
 
+def test_an_overlap_without_chunks_is_refused(command, sets):
+    status, output, errors = command(sets, "--chunk-overlap", 5)
+    assert (status, output) == (2, "")
+    assert "--chunk-overlap needs --chunk-size" in errors
+
+
 def test_a_malformed_set_is_found_before_the_model_is_loaded(command, sets):
     with (sets / "pets" / "corpus.jsonl").open("a") as file:
         file.write("{broken\n")

@@ -63,6 +63,8 @@ def test_hybrid_search_fuses_cosines_and_words(index, alpha):
 
 
 def test_an_alpha_out_of_its_range_is_refused(index):
+    with pytest.raises(ValueError, match="alpha is 5; it must be from 0 to 1"):
+        index.search(["flour"], alpha=5)
     with pytest.raises(ValueError, match=r"alpha is 1\.5"):
         index.search(["flour"], hybrid=True, alpha=1.5)
 

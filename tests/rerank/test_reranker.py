@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 
 import numpy as np
@@ -91,6 +92,13 @@ def test_baselines_can_be_handed_in(model):
         np.testing.assert_allclose(moved, computed - shift, atol=1e-9)
     for kind in ("sum", "mean"):
         assert Reranker(model, score=kind).baselines(TEXTS) is None
+
+
+def test_an_empty_instruction_is_none_and_not_that_of_documents(model):
+    model.config = dataclasses.replace(model.config, query_instruction="")
+    found = Reranker(model, score="sum").scores(QUERY, TEXTS[:1])
+    expected = model.log_likelihood(model.compress([QUERY], ""), TEXTS[:1])
+    assert found == pytest.approx(expected.numpy(), abs=2e-3)
 
 
 def test_rerank_orders_hits_and_keeps_what_they_were(model):

@@ -344,6 +344,15 @@ def test_a_store_opened_for_reading_cannot_be_written(filled, kind, folder):
         assert len(reader) == 3 * COUNT
 
 
+def test_a_store_that_was_closed_says_so(filled, folder):
+    filled.close()
+    with open_store(folder) as store:
+        store.close()
+        for use in (lambda: len(store), lambda: store.search(vectors(1), 3)):
+            with pytest.raises(StoreError, match="closed"):
+                use()
+
+
 def test_a_second_writer_is_refused(filled, kind, folder):
     with pytest.raises(StoreError, match="wait until it is done"):
         open_store(folder, writable=True)

@@ -99,6 +99,14 @@ def test_an_index_of_the_other_kind_is_refused(folder):
         create_store("faiss", folder / "q", MANIFEST)
 
 
+def test_a_collection_is_qdrants(folder):
+    with pytest.raises(StoreError, match="--collection other goes with Qdrant only"):
+        create_store("faiss", folder, MANIFEST, collection="other")
+    create_store("faiss", folder, MANIFEST).close()
+    with pytest.raises(StoreError, match="--collection other goes with Qdrant only"):
+        open_store(folder, collection="other")
+
+
 def test_the_precision_of_an_index_cannot_change(folder):
     create_store("faiss", folder, MANIFEST, float16=True).close()
     create_store("faiss", folder, MANIFEST, float16=True).close()

@@ -47,6 +47,8 @@ def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON: {error.msg} at character {error.pos}") from error
+        raise ValueError(
+            f"not valid JSON: {error.msg.removesuffix(' at')} at character {error.pos}"
+        ) from error
     except RecursionError as error:
         raise ValueError("not readable JSON: nested too deeply") from error

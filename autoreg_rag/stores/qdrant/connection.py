@@ -65,6 +65,7 @@ class Connection:
         self.place = place
         self.embedded = embedded
         self._lock: FileLock | None = None
+        self._closed = False
 
     @classmethod
     def to_server(cls, url: str, api_key: str | None) -> Connection:
@@ -111,8 +112,10 @@ class Connection:
         Raises
         ------
         StoreError
-            If it fails, and trying again does not help.
+            If it fails, and trying again does not help; or the connection is closed.
         """
+        if self._closed:
+            raise StoreError(f"the index at {self.place} was closed: open it again")
         with self._explained():
             return _retrying(self.place, _REQUEST_ATTEMPTS)(method, *args, **kwargs)
 
@@ -153,6 +156,7 @@ class Connection:
 
     def close(self) -> None:
         """Close the client and release the lock; calling it again does nothing."""
+        self._closed = True
         try:
             self.client.close()
         finally:

@@ -120,6 +120,12 @@ class TestScores:
         named = AutoRegReranker(**how, retrieval_score_key=key)
         found = named.compress_documents(documents, QUESTION)
         np.testing.assert_allclose(relevance(found), np.sort(expected)[::-1], atol=1e-5)
+        documents[3].metadata[key] = "0.9"
+        with pytest.raises(ValueError, match="not a number"):
+            named.compress_documents(documents, QUESTION)
+        misspelt = AutoRegReranker(**how, retrieval_score_key="scroe")
+        with pytest.raises(ValueError, match="no document has 'scroe'"):
+            misspelt.compress_documents(documents, QUESTION)
         del documents[3].metadata[key]  # then all go by their order
         expected = standard_sum(-np.arange(len(TEXTS)), raw, DEFAULT_FUSION)
         found = named.compress_documents(documents, QUESTION)

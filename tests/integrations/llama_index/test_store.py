@@ -245,6 +245,9 @@ class TestRefusals:
     def test_queries_that_it_cannot_answer(self, store, vector):
         with pytest.raises(ValueError, match="no vector"):
             store.query(VectorStoreQuery(query_str=QUESTION))
+        for empty in (VectorStoreQuery(query_str=""), VectorStoreQuery(query_str=" ")):
+            with pytest.raises(ValueError, match="the question is empty"):
+                store.query(empty)
         with pytest.raises(ValueError, match="zero"):
             store.query(VectorStoreQuery([0.0] * len(vector)))
         with pytest.raises(ValueError, match="mode 'mmr'"):
@@ -252,6 +255,8 @@ class TestRefusals:
         hybrid = VectorStoreQuery(vector, mode=VectorStoreQueryMode.HYBRID)
         with pytest.raises(ValueError, match="needs the question"):
             store.query(hybrid)
+        with pytest.raises(ValueError, match="the question is empty"):
+            store.query(dataclasses.replace(hybrid, query_str=" "))
         with pytest.raises(ValueError, match="from 0 to 1"):
             store.query(dataclasses.replace(hybrid, query_str=QUESTION, alpha=1.5))
         with pytest.raises(ValueError, match="1 or more"):

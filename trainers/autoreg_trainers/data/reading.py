@@ -139,7 +139,7 @@ def _json(line: str) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        return ValueError(f"not JSON: {error.msg} at character {error.pos}")
+        return ValueError(f"not JSON: {error.msg.removesuffix(' at')} at character {error.pos}")
     except RecursionError:
         return ValueError("not readable JSON: nested too deeply")
     except ValueError as error:  # a number of thousands of digits
