@@ -52,11 +52,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         umask = _umask()
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as stream:
+        for item in temporary.rglob("*"):
+            if item.is_file():
+                with item.open("rb") as stream:
                     os.fsync(stream.fileno())
-                file.chmod(0o666 & ~umask)  # safetensors makes files for their owner alone
+                item.chmod(0o666 & ~umask)  # safetensors makes files for their owner alone
+            elif item.is_dir():
+                sync_folder(item)
+        sync_folder(temporary)
         temporary.chmod(0o777 & ~umask)
         if path.exists() and any(path.iterdir()):
             raise FileExistsError(f"{path} already exists")
