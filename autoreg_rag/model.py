@@ -389,9 +389,10 @@ def full_name(name: str | Path | None) -> str:
 
 
 def _several(texts: Sequence[str]) -> list[str]:
-    if isinstance(texts, str):
-        raise TypeError("a list of texts is needed, not one text")
-    return list(texts)
+    several = [] if isinstance(texts, str) else list(texts)
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in several):
+        raise TypeError("a list of texts is needed, each of them a str")
+    return several
 
 
 def _bytes(parameter: Tensor) -> bytes:

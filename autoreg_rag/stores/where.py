@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from autoreg_rag.corpus.records import Chunk, Scalar
@@ -39,8 +39,11 @@ def conditions(where: Where | None) -> list[Condition]:
     Raises
     ------
     StoreError
-        If a value is neither text, nor a finite number, nor true or false.
+        If a value is neither text, nor a finite number, nor true or false; or the
+        filter is no mapping.
     """
+    if where is not None and not isinstance(where, Mapping):
+        raise StoreError(f"a filter gives values by key, and {where!r} does not")
     found = []
     for key, wanted in (where or {}).items():
         condition = Condition(key)

@@ -165,6 +165,8 @@ def test_a_lone_surrogate_is_not_an_error(tiny_model):
 def test_one_text_instead_of_a_list_is_refused(tiny_model):
     with pytest.raises(TypeError, match="a list of texts"):
         tiny_model.encode_documents("one text")
+    with pytest.raises(TypeError, match="a list of texts"):
+        tiny_model.encode_documents(["one", None])
 
 
 def test_a_small_token_budget_changes_nothing_but_the_batches(tiny_folder):

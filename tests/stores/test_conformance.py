@@ -136,6 +136,8 @@ def test_refuses_a_filter_that_means_nothing(shelf, value):
     store, _ = shelf
     with pytest.raises(StoreError, match="cannot filter 'page'"):
         store.search(vectors(1), 5, {"page": value})
+    with pytest.raises(StoreError, match="values by key"):
+        store.search(vectors(1), 5, "page=1")
 
 
 def test_an_empty_store_finds_nothing(store, oracle):
