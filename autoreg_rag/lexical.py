@@ -89,12 +89,19 @@ class BM25Index:
 
     def _best(self, scores: NDArray[np.float32], k: int) -> list[tuple[str, float]]:
         found = np.flatnonzero(scores)
-        if len(found) > k:
-            # All that tie with the k-th stay in, for the ids to decide.
-            kth = np.partition(scores[found], -k)[-k]
-            found = found[scores[found] >= kth]
+        found = found[with_ties(scores[found], k)]
         hits = [(self.ids[i], float(scores[i])) for i in found]
         return sorted(hits, key=lambda hit: (-hit[1], hit[0]))[:k]
+
+
+def with_ties(scores: NDArray[np.float32], k: int) -> NDArray[np.intp]:
+    """Return the places of the k highest scores and of all that tie with the k-th, unsorted.
+
+    So ids can decide which of equal scores stay.
+    """
+    if len(scores) <= k:
+        return np.arange(len(scores))
+    return np.flatnonzero(scores >= np.partition(scores, -k)[-k])
 
 
 @cache

@@ -389,7 +389,7 @@ def full_name(name: str | Path | None) -> str:
 
 
 def _several(texts: Sequence[str]) -> list[str]:
-    several = [] if isinstance(texts, str) else list(texts)
+    several = list(texts)
     if isinstance(texts, str) or not all(isinstance(text, str) for text in several):
         raise TypeError("a list of texts is needed, each of them a str")
     return several

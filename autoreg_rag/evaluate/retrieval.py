@@ -13,7 +13,7 @@ from autoreg_rag.evaluate.encoder import Encoder
 from autoreg_rag.evaluate.optional import require
 from autoreg_rag.evaluate.results import Result
 from autoreg_rag.fusion import hybrid_scores
-from autoreg_rag.lexical import BM25Index
+from autoreg_rag.lexical import BM25Index, with_ties
 from autoreg_rag.stores.base import Vectors
 
 DEPTH = 100
@@ -150,13 +150,10 @@ def _found(
     ids: Sequence[str], passages: Vectors, starts: NDArray[np.int64], queries: Vectors
 ) -> Iterator[list[tuple[str, float]]]:
     """Yield each query's best documents; that of `ids[i]` begins at passage `starts[i]`."""
-    depth = min(DEPTH + 1, len(ids))
     for first in range(0, len(queries), _QUERIES):
         cosines = queries[first : first + _QUERIES] @ passages.T
         for scores in np.maximum.reduceat(cosines, starts, axis=1):
-            least = np.partition(scores, len(scores) - depth)[len(scores) - depth]
-            # With all that score as the last does: their order by id is still to come.
-            yield [(ids[row], scores[row]) for row in np.flatnonzero(scores >= least).tolist()]
+            yield [(ids[row], scores[row]) for row in with_ties(scores, DEPTH + 1).tolist()]
 
 
 def _run(dataset: RetrievalSet, found: Iterable[list[tuple[str, float]]]) -> Run:

@@ -1,5 +1,6 @@
 """The bridge's first fit: an oracle in float64, and what it does for the real model."""
 
+import json
 from itertools import islice
 
 import numpy as np
@@ -8,11 +9,8 @@ import torch
 from datasets import Dataset
 
 from autoreg_trainers.bridge import RIDGE, fit_bridge
-from autoreg_trainers.data import DataError
-from autoreg_trainers.ic import with_bridge
+from autoreg_trainers.data import DataError, held_back
 from autoreg_trainers.objectives import Compression
-from autoreg_trainers.settings import CompressionSettings
-from autoreg_trainers.training import split
 from tests.trainers.plain import loaded
 from tests.trainers.running import apart, flags, short_rows
 
@@ -86,26 +84,28 @@ def test_a_fitted_bridge_tells_the_real_decoder_of_texts_it_was_not_fitted_to(re
     assert content() > 0.1
 
 
-def test_no_row_that_is_held_back_takes_part_in_the_fit(tiny_folder, texts):
-    settings = CompressionSettings(sources=["rows"], held_back=20, batch_size=4)
+def test_no_row_that_is_held_back_takes_part_in_the_fit(tiny_folder, place, texts):
+    same = {"held_back": 20, "batch_size": 4, "max_steps": 1, "learning_rate": 1e-30}
+    same |= {"compile": "no", "neck_learning_rate": 1e-30, "tasks": "reconstruct=1"}
+    model = loaded(tiny_folder)
+    named = Dataset.from_list(
+        [{**row, "group": str(i)} for i, row in enumerate(compression_rows(model, texts))]
+    )
+    held = set(held_back(named, 20, 0)[1]["group"])
     matrices = []
-    for ending in ("", " of other words"):
-        model = loaded(tiny_folder)
-        rows = Dataset.from_list(grouped(model, texts))
-        _, held = split(settings, rows)
-        changed = [
-            text + ending * (str(place) in held["group"]) for place, text in enumerate(texts)
+    for name, ending in (("as_it_is", ""), ("changed", " of other words")):
+        rows = [
+            {"text": text + ending * (str(i) in held), "group": str(i)}
+            for i, text in enumerate(texts)
         ]
-        with_bridge(Compression(model, 2048), Dataset.from_list(grouped(model, changed)), settings)
-        matrices.append(model.neck.bridge_matrix.clone())
+        (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        source = place / f"{name}.jsonl"
+        assert apart(
+            "ic", *flags(model=tiny_folder, sources=source, out=name, **same), cwd=place
+        ) == [0]
+        matrices.append(loaded(place / name / "model").neck.bridge_matrix)
     assert len(held) == 20
     assert torch.equal(*matrices)
-
-
-def grouped(model, texts):
-    return [
-        {**row, "group": str(place)} for place, row in enumerate(compression_rows(model, texts))
-    ]
 
 
 @pytest.mark.parametrize("count", [1, 30], ids=["one", "alike"])

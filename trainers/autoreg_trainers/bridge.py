@@ -56,14 +56,14 @@ def fit_bridge(
     words = _content(model, targets)
     start = words.mean(dim=0)
     center = latents.mean(dim=0)
-    apart = latents - center
-    if not (_spread(latents) > _ALIKE and _spread(words) > _ALIKE):
+    apart, told = latents - center, words - start
+    if not (_share(apart, latents) > _ALIKE and _share(told, words) > _ALIKE):
         raise DataError(
             f"the bridge cannot be fitted to {len(contexts)} rows whose texts are alike: give "
             "other rows or more of them, or set bridge_rows to 0"
         )
     inputs = apart.flatten(0, 1)
-    outputs = (words - start)[:, None].expand_as(latents).flatten(0, 1)
+    outputs = told[:, None].expand_as(latents).flatten(0, 1)
     squares = inputs.T @ inputs
     squares.diagonal().add_(RIDGE * squares.diagonal().mean())
     matrix = torch.linalg.solve(squares, inputs.T @ outputs)
@@ -75,10 +75,9 @@ def fit_bridge(
     logger.info("the bridge is fitted to %d rows", len(contexts))
 
 
-def _spread(vectors: Tensor) -> float:
-    """Return how far rows lie from their mean, as a share of their length; [n, ...]."""
-    apart = vectors - vectors.mean(dim=0)
-    return float(apart.norm() / vectors.norm().clamp_min(1e-12))
+def _share(part: Tensor, whole: Tensor) -> float:
+    """Return the length of a part of vectors as a share of theirs."""
+    return float(part.norm() / whole.norm().clamp_min(1e-12))
 
 
 def _latents(model: AutoRegModel, contexts: Sequence[Sequence[int]]) -> Tensor:

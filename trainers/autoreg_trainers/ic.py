@@ -43,25 +43,22 @@ def ic(settings: CompressionSettings) -> None:
         objective=lambda model: Compression(
             model, settings.token_budget, distillation=settings.distillation
         ),
-        prepare=lambda objective, rows: with_bridge(objective, rows, settings),
+        begin=lambda objective, training: begin_bridge(objective, training, settings),
         callbacks=lambda objective: [NoContext(objective)],
     )
     print_figures(train(settings, recipe))
 
 
-def with_bridge(objective: Compression, rows: Dataset, settings: CompressionSettings) -> Dataset:
-    """Fit the bridge to the first rows to train on where it begins anew, and return all rows."""
+def begin_bridge(objective: Compression, training: Dataset, settings: CompressionSettings) -> None:
+    """Fit the bridge to the first rows to train on, where it begins anew."""
     from autoreg_trainers.bridge import fit_bridge
-    from autoreg_trainers.training import split
 
     model = objective.model
     begins = settings.tuning == "bridge" or not model.neck.fitted
     if settings.bridge_rows and begins:
-        training, _ = split(settings, rows)
         some = training.select(range(min(settings.bridge_rows, len(training))))
         kept = [row for row in some if row["target"]]
         fit_bridge(model, [objective.wrapped(row) for row in kept], [row["target"] for row in kept])
-    return rows
 
 
 if __name__ == "__main__":

@@ -78,6 +78,8 @@ class Recipe:
     prepare
         Changes the rows, with the objective on the model as it was loaded. All processes
         call it together.
+    begin
+        Changes the model, with that same objective and the rows to train on.
     callbacks
         Gives more callbacks for the loop.
     """
@@ -86,6 +88,7 @@ class Recipe:
     rows: Callable[[AutoRegModel], Dataset]
     objective: Callable[[AutoRegModel], Objective]
     prepare: Callable[[Any, Dataset], Dataset] = lambda objective, rows: rows
+    begin: Callable[[Any, Dataset], None] = lambda objective, training: None
     callbacks: Callable[[Any], list[TrainerCallback]] = lambda objective: []
 
 
@@ -121,7 +124,15 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
     # One process tokenises; the others find what it left.
     with state.main_process_first():
         rows = short_rows(settings, recipe.rows(model))
-    rows = recipe.prepare(build_objective(settings, recipe, model), rows)
+    loaded = build_objective(settings, recipe, model)
+    rows = recipe.prepare(loaded, rows)
+    training, held = held_back(rows, min(settings.held_back, len(rows) // 5), settings.seed)
+    if len(training) < settings.batch_size:
+        raise ModelError(
+            f"there are {len(training)} rows to train on, fewer than the batch size "
+            f"{settings.batch_size}"
+        )
+    recipe.begin(loaded, training)
     prepared = trainable(
         model,
         settings.tuning,
@@ -132,12 +143,6 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
     )
     compile_layers(prepared, settings.compile)
     objective = build_objective(settings, recipe, prepared)
-    training, held = split(settings, rows)
-    if len(training) < settings.batch_size:
-        raise ModelError(
-            f"there are {len(training)} rows to train on, fewer than the batch size "
-            f"{settings.batch_size}"
-        )
     trainer = AutoRegTrainer(
         objective,
         _arguments(settings, out, len(held), state.num_processes, prepared.backbone.device.type),
@@ -170,11 +175,6 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
         draw_curve(trainer.state.log_history, out / CURVE_FILE)
     state.wait_for_everyone()
     return figures
-
-
-def split(settings: TrainingSettings, rows: Dataset) -> tuple[Dataset, Dataset]:
-    """Return the rows to train on, and those that are held back."""
-    return held_back(rows, min(settings.held_back, len(rows) // 5), settings.seed)
 
 
 def build_objective(settings: TrainingSettings, recipe: Recipe, model: AutoRegModel) -> Objective:

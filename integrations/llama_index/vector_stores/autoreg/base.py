@@ -148,8 +148,8 @@ class AutoRegVectorStore(BasePydanticVectorStore):
             raise ValueError(f"the index cannot be queried in mode '{query.mode.value}'")
         if query.node_ids:
             raise ValueError("the index cannot search among node_ids: use doc_ids or filters")
-        asked = query.query_str is not None and query.query_str.strip()
-        if query.query_embedding is None and asked == "":
+        needed = query.query_embedding is None or query.mode == VectorStoreQueryMode.HYBRID
+        if needed and query.query_str is not None and not query.query_str.strip():
             raise ValueError("the question is empty")  # which LlamaIndex does not embed
         vector = self._unit(query.query_embedding)
         wanted = alternatives(query.filters, query.doc_ids or None)
@@ -171,8 +171,6 @@ class AutoRegVectorStore(BasePydanticVectorStore):
         if query.query_str is None:
             raise ValueError("the mode 'hybrid' needs the question: query through a retriever")
         question = storable(query.query_str)
-        if not question.strip():
-            raise ValueError("the question is empty")
         k = query.similarity_top_k if query.hybrid_top_k is None else query.hybrid_top_k
         alpha = DEFAULT_ALPHA if query.alpha is None else query.alpha
         (hits,) = self._hybrid.search([question], vector, k, wanted, alpha)
