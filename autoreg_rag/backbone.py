@@ -5,37 +5,39 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from peft import PeftModel, get_peft_model_state_dict
-from safetensors import SafetensorError
+from peft import PeftModel, PeftType, get_peft_model_state_dict
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from autoreg_rag import pretrained
 from autoreg_rag.config import read_config
+from autoreg_rag.device import choose_device, choose_dtype
 from autoreg_rag.errors import ModelError, first_line
 from autoreg_rag.files import sha256
 from autoreg_rag.gguf_file import converted_folder, dequantised, source_hash
+from autoreg_rag.head import Head, measured_scale
 from autoreg_rag.lora import fuse
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 _ADAPTER_SETTINGS = ("r", "lora_alpha", "use_rslora", "use_dora", "alpha_pattern", "rank_pattern")
 
-_LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
-"""What transformers and peft raise on folders that are damaged, foreign or incomplete."""
+_HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
+_HUB_COPIES = ["consolidated*", "onnx/*", "original/*"]
+"""The same weights once more, in other layouts."""
 
 _INCIDENTAL = {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache"}
 """Keys of a base's ``config.json`` that do not change what it computes."""
@@ -55,12 +57,19 @@ class Backbone:
         Its tokenizer.
     base_hash
         SHA-256 over weights, architecture and tokenizer; of a GGUF file, its own.
+    logit_scale
+        What the head's logits are multiplied by.
+    lock
+        Held while the adapter is off, and during each of the encoder's passes, so that
+        threads that share a model do not switch it under each other.
     """
 
     name: str
     language_model: PreTrainedModel | PeftModel
     tokenizer: Tokenizer
     base_hash: str
+    logit_scale: float = 1.0
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
     @classmethod
     def load(
@@ -71,6 +80,7 @@ class Backbone:
         dtype: str | None = None,
         attention: str | None = None,
         base_hash: str | None = None,
+        folder: Path | None = None,
     ) -> Backbone:
         """Load a causal LM from the default package, a folder, a GGUF file or a hub.
 
@@ -89,55 +99,49 @@ class Backbone:
         base_hash
             Of the base that these weights were tuned from; by default they are a
             base themselves, and are hashed.
+        folder
+            Where `find_folder` found it, if it was asked before.
 
         Raises
         ------
         ModelError
             The model is not there, is not a causal LM that transformers itself has the
-            code of, or has no safe weights.
+            code of, is incomplete, or has no safe weights.
         """
         place = choose_device(device)
         kind = choose_dtype(dtype, place)
         name = name or pretrained.DEFAULT_BASE.name
-        folder = find_folder(name)
+        folder = folder or find_folder(name)
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             raise ModelError(
                 f"{folder} has no *.safetensors weights; other formats can run code when loaded, "
                 "so convert the model first"
             )
-        try:
-            # A folder's own code never runs; unless told so, transformers asks on the terminal.
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=kind,
-                attn_implementation=attention,
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
-        except _LOADING_ERRORS as error:
-            raise ModelError(
-                f"{folder} cannot be loaded as a causal LM: {first_line(error)}"
-            ) from error
-        if not (tokenizer.is_fast and (folder / "tokenizer.json").is_file()):
-            raise ModelError(f"{folder} has no fast tokenizer (tokenizer.json)")
-        # A text that spells a special token is text all the same.
-        tokenizer.backend_tokenizer.encode_special_tokens = True
-        # What a training left in tokenizer.json would fill up and cut texts.
-        tokenizer.backend_tokenizer.no_padding()
-        tokenizer.backend_tokenizer.no_truncation()
-        if tokenizer.eos_token_id is None:
-            raise ModelError(f"the tokenizer in {folder} has no end-of-sequence token")
-        base = pretrained.DEFAULT_BASE
-        if name == base.name and tokenizer.eos_token != base.eos_token:
-            # Releases of transformers differ in what they take it for.
-            raise ModelError(
-                f"the end-of-sequence token in {folder} is {tokenizer.eos_token}, and that of "
-                f"{name} is {base.eos_token}: upgrade transformers, and delete the folder"
-            )
+        tokenizer = _read_tokenizer(folder, name)
+        model = _read_model(folder, kind, attention)
         model.requires_grad_(False).eval().to(place)
-        return cls(name, model, tokenizer, base_hash or _base_hash(folder, files))
+        model.generation_config = _greedy(model.generation_config, tokenizer)
+        backbone = cls(name, model, tokenizer, base_hash or _base_hash(folder, files))
+        if name != pretrained.DEFAULT_BASE.name:  # which is known to be one
+            try:
+                backbone._try()
+            except ModelError as error:
+                raise ModelError(f"{folder} cannot be used: {error}") from error
+        return backbone
+
+    @torch.inference_mode()
+    def _try(self) -> None:
+        """Read a few tokens, to see that the model is one that this package can work with."""
+        ids = torch.arange(4, device=self.device) % len(self.input_weight)
+        inputs = self.embed(ids)[None]
+        other = torch.cat([inputs[:, :-1], -inputs[:, -1:]], dim=1)
+        pair = torch.cat([inputs, other])
+        hidden = self.body(inputs_embeds=pair, use_cache=False).last_hidden_state
+        before = hidden[:, :-1].float()
+        if (before[0] - before[1]).abs().mean() > 0.01 * before.abs().mean():
+            raise ModelError("its tokens see what comes after them, so it is no causal LM")
+        self.logit_scale = measured_scale(self.language_model, inputs, hidden[:1])
 
     def attach(self, folder: Path) -> None:
         """Put the LoRA adapter in `folder` on the LLM.
@@ -147,7 +151,11 @@ class Backbone:
         ModelError
             The adapter is damaged, or does not fit this LLM.
         """
+        file = folder / "adapter_model.safetensors"
+        if not file.is_file():  # peft would take a pickle, or ask a hub
+            raise ModelError(f"the adapter in {folder} cannot be used: there is no {file.name}")
         try:
+            names = set(load_file(file))
             with warnings.catch_warnings():
                 # peft asks transformers a question by a name that goes away in version 6.
                 warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
@@ -155,10 +163,15 @@ class Backbone:
                 adapted = PeftModel.from_pretrained(
                     self.language_model, folder, autocast_adapter_dtype=False
                 )
-        except _LOADING_ERRORS as error:
+        except Exception as error:  # a damaged file can be wrong in any way
             raise ModelError(
                 f"the adapter in {folder} cannot be used: {first_line(error)}"
             ) from error
+        kinds = {settings.peft_type for settings in adapted.peft_config.values()}
+        if kinds != {PeftType.LORA}:
+            raise ModelError(f"the adapter in {folder} cannot be used: it is not of the type LORA")
+        needed = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+        _complete(f"the adapter in {folder}", needed - names)
         fuse(adapted)
         self.language_model = adapted.eval()
 
@@ -205,19 +218,20 @@ class Backbone:
 
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
-        """Be the frozen base, exactly, inside the block."""
+        """Be the frozen base, exactly, inside the block; other threads wait."""
         model = self.language_model
         if not isinstance(model, PeftModel):
             yield
             return
-        # peft marks an adapter that it switches on again to be trained, whatever it was.
-        trained = [(value, value.requires_grad) for value in model.parameters()]
-        try:
-            with model.disable_adapter():
-                yield
-        finally:
-            for value, flag in trained:
-                value.requires_grad_(flag)
+        with self.lock:
+            # peft marks an adapter that it switches on again to be trained, whatever it was.
+            trained = [(value, value.requires_grad) for value in model.parameters()]
+            try:
+                with model.disable_adapter():
+                    yield
+            finally:
+                for value, flag in trained:
+                    value.requires_grad_(flag)
 
     @property
     def body(self) -> nn.Module:
@@ -233,16 +247,9 @@ class Backbone:
         return weight
 
     @property
-    def head_weight(self) -> Tensor:
-        """The head's matrix, [V, d]."""
-        weight: Tensor = self.language_model.get_output_embeddings().weight
-        return weight
-
-    @property
-    def softcap(self) -> float | None:
-        """The bound of a head that squashes its logits, else None."""
-        bound: float | None = getattr(self._text_config, "final_logit_softcapping", None)
-        return bound
+    def head(self) -> Head:
+        """What makes logits of last hidden states."""
+        return Head.of(self.language_model, self.logit_scale)
 
     @property
     def hidden_size(self) -> int:
@@ -285,6 +292,59 @@ class Backbone:
         return [item.ids for item in encoded]
 
 
+def _read_tokenizer(folder: Path, name: str) -> Tokenizer:
+    """Read a base's tokenizer, and let it take every text as it is."""
+    try:
+        # A folder's own code never runs; unless told so, transformers asks on the terminal.
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # a damaged file can be wrong in any way
+        raise ModelError(
+            f"{folder} cannot be loaded: its tokenizer: {first_line(error)}"
+        ) from error
+    if not (tokenizer.is_fast and (folder / "tokenizer.json").is_file()):
+        raise ModelError(f"{folder} has no fast tokenizer (tokenizer.json)")
+    backend: Any = tokenizer.backend_tokenizer
+    # A text that spells a special token is text all the same.
+    backend.encode_special_tokens = True
+    # What a training left in tokenizer.json would fill up and cut texts.
+    backend.no_padding()
+    backend.no_truncation()
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"the tokenizer in {folder} has no end-of-sequence token")
+    base = pretrained.DEFAULT_BASE
+    if name == base.name and tokenizer.eos_token != base.eos_token:
+        # Releases of transformers differ in what they take it for.
+        raise ModelError(
+            f"the end-of-sequence token in {folder} is {tokenizer.eos_token}, and that of "
+            f"{name} is {base.eos_token}: upgrade transformers, and delete the folder"
+        )
+    return tokenizer
+
+
+def _read_model(folder: Path, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
+    """Read a base's weights, all of them."""
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file can be wrong in any way
+        raise ModelError(
+            f"{folder} cannot be loaded as a causal LM: {first_line(error)}"
+        ) from error
+    model: PreTrainedModel = loaded[0]
+    # transformers would go on with random numbers in the place of what is missing.
+    lacking = [loaded[1][kind] for kind in ("missing_keys", "mismatched_keys")]
+    _complete(f"the weights in {folder}", *lacking)
+    return model
+
+
 def find_folder(name: str) -> Path:
     """Return the local folder of a model, fetched or converted the first time.
 
@@ -307,9 +367,7 @@ def find_folder(name: str) -> Path:
             raise ModelError(f"there is no file {path}")
         return dequantised(path)
     try:
-        return Path(
-            snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"])
-        )
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_COPIES))
     except (HFValidationError, ValueError) as error:
         raise ModelError(f"{name!r} is neither a folder, a GGUF file nor a hub id") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
@@ -318,50 +376,26 @@ def find_folder(name: str) -> Path:
         ) from error
 
 
-def choose_device(device: str | None) -> torch.device:
-    """Return the device asked for, or the best there is.
-
-    Raises
-    ------
-    ModelError
-        The device asked for is not a device, or not here.
-    """
-    if device is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelError(f"device {device!r} cannot be used here: {first_line(error)}") from error
-    return place
+def _greedy(settings: GenerationConfig | None, tokenizer: Tokenizer) -> GenerationConfig:
+    """Return what ends a generation, and nothing else of what a base's author liked."""
+    ends = getattr(settings, "eos_token_id", None)
+    ends = ends if isinstance(ends, list) else [ends]
+    ends = [id_ for id_ in dict.fromkeys([*ends, tokenizer.eos_token_id]) if id_ is not None]
+    return GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=ends,
+        pad_token_id=tokenizer.eos_token_id,
+    )
 
 
-def choose_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
-    """Return the number format asked for, or the fastest of the device.
-
-    bfloat16 on GPUs that have it and on CPUs with matrix units for it (AMX,
-    AVX512-BF16); without such units it is emulated, many times slower than
-    float32.
-
-    Raises
-    ------
-    ModelError
-        The format is not known.
-    """
-    if dtype is not None:
-        if dtype not in DTYPES:
-            raise ModelError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
-        return DTYPES[dtype]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.bfloat16 if device.type == "cpu" and _cpu_has_bf16_units() else torch.float32
-
-
-def _cpu_has_bf16_units() -> bool:
-    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+def _complete(what: str, *lacking: Collection[Any]) -> None:
+    """Refuse weights that lack some of their parts."""
+    missing = [str(name) for names in lacking for name in names]
+    if missing:
+        raise ModelError(
+            f"{what} are incomplete: {len(missing)} parts are missing or of another shape, "
+            f"such as {min(missing)}"
+        )
 
 
 def _base_hash(folder: Path, weights: list[Path]) -> str:

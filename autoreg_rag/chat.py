@@ -86,8 +86,6 @@ class Chat:
                 input_ids=inputs,
                 attention_mask=torch.ones_like(inputs),
                 max_new_tokens=max_new_tokens,
-                do_sample=False,
-                pad_token_id=backbone.tokenizer.eos_token_id,
             )
         text = backbone.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
         return str(text).strip()

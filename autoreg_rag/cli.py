@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import logging
 import os
@@ -52,6 +53,9 @@ def main(command: Callable[..., None]) -> None:
 
     @functools.wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a letter that it lacks is no reason to end
+                stream.reconfigure(errors="replace")
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
         with errors_as_status():
             command(*args, **kwargs)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from autoreg_rag.errors import ModelError
 from autoreg_rag.files import write_whole
@@ -75,6 +75,9 @@ class AutoRegConfig:
             raise ModelError(f"max_length is {self.max_length}; it must be 1 or more")
         if self.pooling not in ("mean", "last", "concat"):
             raise ModelError(f"pooling is {self.pooling!r}; it must be mean, last or concat")
+        if self.stage not in get_args(Stage):
+            stages = ", ".join(get_args(Stage))
+            raise ModelError(f"stage is {self.stage!r}; it must be one of {stages}")
         text, instruction = self.template.find("{text}"), self.template.find("{instruction}")
         if not 0 <= text < instruction:
             raise ModelError(

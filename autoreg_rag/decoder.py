@@ -34,7 +34,7 @@ class Decoder:
     def ids(self, targets: Sequence[str]) -> list[list[int]]:
         """Return the ids of each target, closed by the end-of-sequence token."""
         eos = self.backbone.tokenizer.eos_token_id
-        return [[*ids, eos] for ids in self.truncation(self.backbone.tokenize(list(targets)))]
+        return [[*ids, eos] for ids in self.truncation(targets)]
 
     def states(self, prefix: Tensor, targets: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Return the states that predict the targets' tokens, of all rows on end, for one batch.
@@ -78,9 +78,7 @@ class Decoder:
             In nats, float32 [n].
         """
         hidden, tokens = self.states(prefix, targets)
-        scores = token_log_probs(
-            hidden, self.backbone.head_weight, tokens, softcap=self.backbone.softcap
-        )
+        scores = token_log_probs(hidden, self.backbone.head, tokens)
         return row_sums(scores, targets)
 
     def no_context(self, n: int) -> Tensor:
@@ -115,8 +113,6 @@ class Decoder:
                 inputs_embeds=prefix,
                 attention_mask=torch.ones(prefix.shape[:2], dtype=torch.long, device=prefix.device),
                 max_new_tokens=max_new_tokens,
-                do_sample=False,
-                pad_token_id=tokenizer.eos_token_id,
             )
             texts += tokenizer.batch_decode(ids, skip_special_tokens=True)
         return texts

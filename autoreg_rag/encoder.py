@@ -16,6 +16,9 @@ from autoreg_rag.config import AutoRegConfig
 from autoreg_rag.neck import Neck
 from autoreg_rag.truncation import Truncation
 
+BLOCK = 8192
+"""Texts whose tokens are held at a time."""
+
 
 class Encoder:
     """Runs ``<bos> text instruction c_1 .. c_k`` and reads e at the compress tokens.
@@ -39,7 +42,7 @@ class Encoder:
     def ids(self, texts: Sequence[str], instruction: str) -> list[list[int]]:
         """Return what stands before the compress tokens; only the text is ever cut."""
         suffix = self.suffix_ids(instruction)
-        sequences = self.truncation(self.backbone.tokenize(list(texts)), len(suffix))
+        sequences = self.truncation(texts, len(suffix))
         return [self.wrapped(ids, suffix) for ids in sequences]
 
     def suffix_ids(self, instruction: str) -> list[int]:
@@ -82,13 +85,19 @@ class Encoder:
     def batches(
         self, texts: Sequence[str], instruction: str, token_budget: int, *, show_progress: bool
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """Yield e of all texts, batch by batch: their positions, and float32 [n, k, d]."""
-        sequences = self.ids(texts, instruction)
-        lengths = [len(ids) + self.neck.k for ids in sequences]
+        """Yield e of all texts, batch by batch: their positions, and float32 [n, k, d].
+
+        Texts are tokenised `BLOCK` at a time, so that the first batch comes soon.
+        """
         with tqdm(total=len(texts), unit="text", disable=not show_progress) as progress:
-            for positions in length_buckets(lengths, token_budget):
-                yield positions, self.latents([sequences[i] for i in positions]).float()
-                progress.update(len(positions))
+            for start in range(0, len(texts), BLOCK):
+                sequences = self.ids(texts[start : start + BLOCK], instruction)
+                lengths = [len(ids) + self.neck.k for ids in sequences]
+                for batch in length_buckets(lengths, token_budget):
+                    with self.backbone.lock:
+                        latents = self.latents([sequences[i] for i in batch]).float()
+                    yield [start + i for i in batch], latents
+                    progress.update(len(batch))
 
     def pool(self, latents: Tensor) -> Tensor:
         """Turn k vectors into one of unit length, [n, k, d] to [n, d] (``concat``: [n, k d])."""

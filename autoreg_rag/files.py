@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_UMASK = os.umask(0o077)
+"""What this process takes from new files; read once, since reading it means to change it."""
+os.umask(_UMASK)
+
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable, where the system can."""
@@ -23,14 +27,22 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file by way of a temporary one, so that no reader sees half of it."""
+    """Write a file by way of a temporary one, so that no reader sees half of it.
+
+    Where `path` is a link, the file that it leads to is replaced; a pipe or a device takes
+    the content as it is.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o666 & ~_umask())
+        Path(name).chmod(0o666 & ~_UMASK)
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -51,16 +63,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
-        umask = _umask()
         for item in temporary.rglob("*"):
             if item.is_file():
                 with item.open("rb") as stream:
                     os.fsync(stream.fileno())
-                item.chmod(0o666 & ~umask)  # safetensors makes files for their owner alone
+                item.chmod(0o666 & ~_UMASK)  # safetensors makes files for their owner alone
             elif item.is_dir():
                 sync_folder(item)
         sync_folder(temporary)
-        temporary.chmod(0o777 & ~umask)
+        temporary.chmod(0o777 & ~_UMASK)
         if path.exists() and any(path.iterdir()):
             raise FileExistsError(f"{path} already exists")
         temporary.replace(path)
@@ -77,9 +88,3 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from autoreg_rag.head import Head
+
 CHUNKS = {"cuda": 8192}
 """Words of the vocabulary, and positions, whose logits are held at a time, by kind of device."""
 
@@ -20,9 +22,7 @@ _precision = threading.Lock()
 """Of torch's precision of float32 products, which is one for the whole process."""
 
 
-def token_log_probs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, softcap: float | None = None
-) -> Tensor:
+def token_log_probs(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
     """Return log p(target) at each position without the full logits.
 
     The logits of `CHUNK` words (or `CHUNKS`) at as many positions are held at a time; the
@@ -30,7 +30,7 @@ def token_log_probs(
     whatever the states are: rounded to bfloat16, logits near 20 are off by up to
     0.06 nats, which adds up over a passage. The head is frozen, so what the
     backward pass needs, ``(onehot - softmax) W`` at each position, is worked out
-    while the logits are at hand; no gradient goes to `weight`.
+    while the logits are at hand; no gradient goes to `head`.
 
     States in bfloat16 (on CUDA float16, too) lower the process's precision of float32
     products while theirs run, see the notes of `_exact_products`.
@@ -39,12 +39,10 @@ def token_log_probs(
     ----------
     hidden
         Last hidden states, [N, d].
-    weight
-        The head's matrix, [V, d].
+    head
+        What makes logits of them.
     targets
         Token ids, [N].
-    softcap
-        Bound of a head that squashes its logits: ``softcap * tanh(logits / softcap)``.
 
     Returns
     -------
@@ -53,7 +51,7 @@ def token_log_probs(
     """
     with_gradient = torch.is_grad_enabled() and hidden.requires_grad
     scores: Tensor = _TokenLogProbs.apply(  # type: ignore[no-untyped-call]
-        hidden, weight.detach(), targets, softcap, with_gradient
+        hidden, head, targets, with_gradient
     )
     return scores
 
@@ -63,9 +61,8 @@ class _TokenLogProbs(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden: Tensor,
-        weight: Tensor,
+        head: Head,
         targets: Tensor,
-        softcap: float | None,
         with_gradient: bool,
     ) -> Tensor:
         scores = hidden.new_empty(len(targets), dtype=torch.float32)
@@ -74,9 +71,7 @@ class _TokenLogProbs(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(targets), chunk):
                 part = slice(start, start + chunk)
-                found, slopes = _scores(
-                    hidden[part], weight, targets[part], chunk, softcap, with_gradient
-                )
+                found, slopes = _scores(hidden[part], head, targets[part], chunk, with_gradient)
                 scores[part] = found
                 if gradient is not None and slopes is not None:
                     gradient[part] = slopes
@@ -87,19 +82,14 @@ class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * outer[0][:, None].to(gradient.dtype), None, None, None, None
+        return gradient * outer[0][:, None].to(gradient.dtype), None, None, None
 
 
 def _scores(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    chunk: int,
-    softcap: float | None,
-    with_gradient: bool,
+    hidden: Tensor, head: Head, targets: Tensor, chunk: int, with_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Return log p(target), [n], and its gradient by the states, [n, d], if it is wanted."""
-    states = hidden.float()
+    states, weight = hidden.float(), head.weight.detach()
     largest = states.new_full((len(states), 1), -torch.inf)
     total = states.new_zeros(len(states), 1)
     chosen, slope = states.new_zeros(len(states), 1), states.new_ones(len(states), 1)
@@ -108,11 +98,15 @@ def _scores(
         words = weight[start : start + chunk]
         with _exact_products(hidden):
             logits = states @ words.float().T
+        if head.bias is not None:
+            logits += head.bias[start : start + chunk].detach().float()
+        if head.scale != 1:
+            logits.mul_(head.scale)
         slopes: Tensor | None = None
-        if softcap is not None:
-            logits.div_(softcap).tanh_()
+        if head.softcap is not None:
+            logits.div_(head.softcap).tanh_()
             slopes = 1 - logits.square() if with_gradient else None
-            logits.mul_(softcap)
+            logits.mul_(head.softcap)
         here = ((targets >= start) & (targets < start + len(words))).nonzero()[:, 0]
         place = here, targets[here] - start
         chosen[here, 0] = logits[place]
@@ -126,7 +120,9 @@ def _scores(
                 exponentials.mul_(slopes)
             mean.mul_(shrunk).add_(exponentials.to(words.dtype) @ words)
     scores = (chosen - largest - total.log())[:, 0]
-    return scores, None if mean is None else slope * weight[targets] - mean / total
+    if mean is None:
+        return scores, None
+    return scores, head.scale * (slope * weight[targets] - mean / total)
 
 
 @contextmanager

@@ -127,27 +127,34 @@ class AutoRegModel(nn.Module):
         token_budget
             The most tokens of a batch.
         **settings
-            Fields of `AutoRegConfig` to change, such as ``max_length``.
+            Fields of `AutoRegConfig` to change, such as ``max_length``, or ``base_model``
+            where the base of a saved model has moved.
 
         Raises
         ------
         ModelError
             The model cannot be found or loaded, or is bound to another base.
         """
-        how = {"device": device, "dtype": dtype, "attention": attention}
+        how: dict[str, Any] = {"device": device, "dtype": dtype, "attention": attention}
         reference = full_name(name)
         folder = DEFAULT_MODEL if reference == DEFAULT else find_folder(reference)
         tuned = None
         if is_model_folder(folder):
             config = dataclasses.replace(AutoRegConfig.load(folder), **settings)
-            backbone = Backbone.load(config.base_model, **how)
+            try:
+                backbone = Backbone.load(config.base_model, **how)
+            except ModelError as error:
+                raise ModelError(
+                    f"the base of the model {reference}: {error}; if it has moved, say where to "
+                    "by base_model, here or in the model's config.json"
+                ) from error
             neck = Neck.load(folder, shape=(config.num_compress_tokens, backbone.hidden_size))
             if (folder / ADAPTER_FOLDER).is_dir():
                 backbone.attach(folder / ADAPTER_FOLDER)
             if (own := folder / ENCODER_FOLDER).is_dir():
                 tuned = Backbone.load(str(own), base_hash=backbone.base_hash, **how)
         else:
-            backbone = Backbone.load(reference, **how)
+            backbone = Backbone.load(reference, folder=folder, **how)
             config = AutoRegConfig(backbone.name, backbone.base_hash, **settings)
             neck = Neck.untrained(backbone, config.num_compress_tokens)
             logger.warning(
@@ -169,6 +176,8 @@ class AutoRegModel(nn.Module):
         """
         path = Path(folder)
         try:
+            if path.exists() and any(path.iterdir()):
+                raise FileExistsError  # before all that work
             with whole_folder(path) as temporary:
                 self._write(temporary)
         except FileExistsError as error:
@@ -224,20 +233,23 @@ class AutoRegModel(nn.Module):
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that change with anything that changes a vector.
 
-        They cover the base (weights, architecture, tokenizer), the adapter or the
-        encoder's own weights, the compress tokens, and the settings that
-        `AutoRegConfig.vector_settings` names; not device, number format or batch
-        size, which move a vector only by rounding.
+        They cover the base (weights, architecture, tokenizer, the tokens that begin and
+        end a text), the adapter or the encoder's own weights, the compress tokens, and the
+        settings that `AutoRegConfig.vector_settings` names; not device, number format or
+        batch size, which move a vector only by rounding.
         """
-        settings = [self.config.vector_settings(), self.backbone.adapter_settings()]
+        tokenizer = self.backbone.tokenizer
+        ends = [tokenizer.bos_token_id, tokenizer.eos_token_id]
+        settings = [self.config.vector_settings(), self.backbone.adapter_settings(), ends]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         parameters = self.backbone.adapter_parameters()
         if self.tuned is not None:
             parameters += self.tuned.language_model.named_parameters()
         for name, parameter in parameters:
             digest.update(name.encode())
-            # As `Backbone` rounds it in a file, so that a saved model keeps its fingerprint.
-            digest.update(_bytes(parameter.bfloat16()))
+            # As `Backbone` rounds it in a file, so that a saved model keeps its fingerprint,
+            # and then as loading it in float16 does, which holds no number below 6e-8.
+            digest.update(_bytes(parameter.bfloat16().half()))
         digest.update(_bytes(self.neck.compress_tokens))
         return digest.hexdigest()[:16]
 
@@ -344,9 +356,11 @@ class AutoRegModel(nn.Module):
         Raises
         ------
         ValueError
-            There are not as many latents as targets, or `reduction` is unknown.
+            There are not as many latents as targets, they are of another shape, or
+            `reduction` is unknown.
         """
         targets = _several(targets)
+        self._check(latents)
         if len(latents) != len(targets):
             raise ValueError(f"there are {len(latents)} latents and {len(targets)} targets")
         if reduction not in ("sum", "mean"):
@@ -369,15 +383,33 @@ class AutoRegModel(nn.Module):
         -------
         list of str
             n texts.
+
+        Raises
+        ------
+        ValueError
+            The latents are of another shape, or `max_new_tokens` is below 1, or more than
+            the base's window has room for.
         """
+        self._check(latents)
+        room = self.backbone.window - self.neck.k
+        if not 1 <= max_new_tokens <= room:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be 1 to {room}")
         if not len(latents):
             return []
         with self.as_decoder():
             return self.decoder.generate(latents, max_new_tokens, self.token_budget)
 
     def as_decoder(self) -> AbstractContextManager[None]:
-        """Switch the adapter off: inside the block the LLM is the frozen base, exactly."""
+        """Switch the adapter off: inside the block the LLM is the frozen base, exactly.
+
+        Other threads that encode or decode with this model wait until it ends.
+        """
         return self.backbone.adapter_off()
+
+    def _check(self, latents: Tensor) -> None:
+        k, d = self.neck.k, self.backbone.hidden_size
+        if latents.shape[1:] != (k, d):
+            raise ValueError(f"latents are of shape {list(latents.shape)}, not [n, {k}, {d}]")
 
 
 def full_name(name: str | Path | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from autoreg_rag.config import AutoRegConfig
@@ -32,8 +33,8 @@ print(queries @ documents.T)
 | base | {base}, weights SHA-256 {base_hash} |
 | fingerprint | {fingerprint} |
 | compress tokens | {k} |
-| query instruction | `{query}` |
-| document instruction | `{document}` |
+| query instruction | {query} |
+| document instruction | {document} |
 | pooling | {pooling} |
 | longest text | {max_length} tokens |
 """
@@ -41,7 +42,8 @@ print(queries @ documents.T)
 
 def write_model_card(folder: Path, config: AutoRegConfig, fingerprint: str) -> None:
     """Write a ``README.md`` that says what the model in `folder` is and how to use it."""
-    base = Path(config.base_model).name
+    path = Path(config.base_model)
+    base = path.name if path.exists() else config.base_model
     card = CARD.format(
         title=f"AutoRegEmbed on {base}",
         stage=config.stage,
@@ -49,9 +51,17 @@ def write_model_card(folder: Path, config: AutoRegConfig, fingerprint: str) -> N
         base_hash=config.base_hash,
         fingerprint=fingerprint,
         k=config.num_compress_tokens,
-        query=config.query_instruction,
-        document=config.document_instruction,
+        query=_in_table(config.query_instruction),
+        document=_in_table(config.document_instruction),
         pooling=config.pooling,
         max_length=config.max_length,
     )
     write_whole(folder / "README.md", card.encode())
+
+
+def _in_table(text: str) -> str:
+    """Return a text as code that a table's cell can hold, line ends and all."""
+    text = text.replace("\n", "\\n").replace("|", "\\|")
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    pad = " " * (len(fence) > 1)
+    return f"{fence}{pad}{text}{pad}{fence}"

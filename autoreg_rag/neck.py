@@ -59,10 +59,18 @@ class Neck(nn.Module):
         in. M only scales the last hidden states, measured on a plain sentence, to
         a sixth of an input vector's length, so that the decoder starts where it
         is without any context; a trainer fits M, b and c to texts first.
+
+        Raises
+        ------
+        ModelError
+            The tokenizer drops line ends.
         """
 
         def vectors(text: str) -> Tensor:
-            ids = [ids[0] for ids in backbone.tokenize(list(text))]
+            # Some tokenizers put a mark of their own before a text's first letter.
+            ids = [ids[-1] for ids in backbone.tokenize(list(text)) if ids]
+            if not ids:
+                raise ModelError(f"the tokenizer of {backbone.name} has no token for {text!r}")
             ids = [ids[j % len(ids)] for j in range(k)]
             return backbone.embed(torch.tensor(ids, device=backbone.device)).bfloat16()
 

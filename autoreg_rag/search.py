@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import textwrap
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -178,9 +179,15 @@ def _as_dict(hit: Hit) -> dict[str, Any]:
 def _as_text(rank: int, hit: Hit) -> str:
     chunk = hit.chunk
     page = f", page {chunk.metadata['page']}" if "page" in chunk.metadata else ""
-    lines = textwrap.wrap(chunk.text, WIDTH, max_lines=LINES, placeholder=" ...")
-    head = f"{rank:2d}. {hit.score:.4f}  {chunk.source}{page} [{chunk.start}:{chunk.end}]"
+    lines = textwrap.wrap(_printable(chunk.text), WIDTH, max_lines=LINES, placeholder=" ...")
+    place = f"{_printable(chunk.source)}{page} [{chunk.start}:{chunk.end}]"
+    head = f"{rank:2d}. {hit.score:.4f}  {place}"
     return "\n".join([head, *(f"    {line}" for line in lines)])
+
+
+def _printable(text: str) -> str:
+    """Return a text without what would command the terminal."""
+    return "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text)
 
 
 if __name__ == "__main__":

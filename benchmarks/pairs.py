@@ -120,7 +120,7 @@ def cross_encoder(model: AutoRegModel) -> Rerank:
     from sentence_transformers import CrossEncoder
     from transformers import BertConfig, BertForSequenceClassification
 
-    tokenizer, vocabulary = model.backbone.tokenizer, len(model.backbone.head_weight)
+    tokenizer, vocabulary = model.backbone.tokenizer, len(model.backbone.head.weight)
     with tempfile.TemporaryDirectory() as folder:
         config = BertConfig(vocab_size=vocabulary, num_labels=1, max_position_embeddings=1024)
         BertForSequenceClassification(config).save_pretrained(folder)

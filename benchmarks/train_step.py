@@ -42,7 +42,7 @@ import torch
 from contenders import Contender, Worker, prepared, workers
 from safetensors.torch import load_file
 
-from autoreg_rag.backbone import choose_dtype
+from autoreg_rag.device import choose_dtype
 
 TITLES = {"cda": "Conditional Distribution Alignment", "ic": "Information Compression"}
 TARGETS = {"cda": (3, 1 / 3), "ic": (2, 1 / 3)}

@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import sys
+import unicodedata
 from collections import Counter
 
 import pytest
@@ -13,6 +14,8 @@ import pytest
 from autoreg_rag.lexical import BM25Index
 
 K1, B = 1.5, 0.75
+
+COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
 
 TEXTS = {
     "d1": "the cat sat on the mat; the cat slept",
@@ -127,3 +130,19 @@ def test_bm25s_is_loaded_when_it_is_needed_and_leaves_gpus_to_others():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
     assert done.stdout.split() == ["False", "True", "false"]
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("snake", "snake_case name"),
+        ("snake_case", "a snake in a case"),
+        (COMPOSED, DECOMPOSED),
+        (DECOMPOSED, COMPOSED),
+        ("भाषा", "हिन्दी भाषा"),
+    ],
+)
+def test_a_word_is_found_however_it_is_written(query, text):
+    index = BM25Index([("one", text), ("other", "nothing of it")])
+    (hits,) = index.search([query], 2)
+    assert [id_ for id_, _ in hits] == ["one"]

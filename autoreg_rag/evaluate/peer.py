@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autoreg_rag.errors import ModelError
+from autoreg_rag.errors import ModelError, first_line
 from autoreg_rag.evaluate.optional import require
 from autoreg_rag.stores.base import Vectors
 
@@ -39,8 +39,9 @@ class SentenceTransformerPeer:
         try:
             self._model = package.SentenceTransformer(model, device=device)
         except (OSError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
-            raise ModelError(f"sentence-transformers cannot load {model}: {reason}") from error
+            raise ModelError(
+                f"sentence-transformers cannot load {model}: {first_line(error)}"
+            ) from error
 
     def encode_queries(self, texts: Sequence[str], *, show_progress: bool = False) -> Vectors:
         """Embed texts as questions."""

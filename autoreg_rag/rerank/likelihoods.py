@@ -143,7 +143,8 @@ class Likelihoods:
         latents = torch.empty((len(texts), k, encoder.backbone.hidden_size), device=device)
 
         def encode(batch: list[int]) -> None:
-            latents[batch] = encoder.latents([sequences[i] for i in batch]).float()
+            with encoder.backbone.lock:
+                latents[batch] = encoder.latents([sequences[i] for i in batch]).float()
 
         self.budget.run([len(ids) + k for ids in sequences], encode)
         return latents
@@ -156,7 +157,7 @@ class Likelihoods:
         def add_up(batch: list[int]) -> None:
             ids = [targets[i] for i in batch]
             hidden, tokens = states(batch, ids)
-            scores = token_log_probs(hidden, backbone.head_weight, tokens, softcap=backbone.softcap)
+            scores = token_log_probs(hidden, backbone.head, tokens)
             rows = np.repeat(np.arange(len(ids)), [len(row) for row in ids])
             weights = scores.cpu().double().numpy()
             sums[batch] = np.bincount(rows, weights=weights, minlength=len(ids))

@@ -35,9 +35,9 @@ class SharedPrefix:
         self._decoder = decoder
         self._vectors = vectors.to(decoder.backbone.dtype)
         self._cache = _PrefixCache(config=decoder.backbone.language_model.config)
-        hidden = self._read(self._vectors)
-        self._last = hidden[:, -1:]
-        self._cache.is_complete = True
+        if self._cache.is_shareable:  # as far as the configuration tells; reading may add layers
+            self._last = self._read(self._vectors)[:, -1:]
+            self._cache.is_complete = True
 
     def states(self, targets: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Return the states that predict the targets' tokens, as `Decoder.states` does.

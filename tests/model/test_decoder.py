@@ -1,6 +1,10 @@
+import shutil
+
 import pytest
 import torch
+from transformers import GenerationConfig
 
+from autoreg_rag.chat import Chat, Message
 from autoreg_rag.model import AutoRegModel
 
 TARGETS = ["Yes.", "The raise statement re-raises the active exception.", "", "漢字 🙂 café"]
@@ -69,6 +73,31 @@ def test_decode_does_not_depend_on_the_batch(tiny_model):
     together = tiny_model.decode(latents, max_new_tokens=5)
     tiny_model.token_budget = 1
     assert tiny_model.decode(latents, max_new_tokens=5) == together
+
+
+def test_latents_of_another_shape_are_refused(tiny_model):
+    for shape in ((1, 1, 32), (1, 5, 31), (1, 32)):
+        with pytest.raises(ValueError, match=r"not \[n, 5, 32\]"):
+            tiny_model.log_likelihood(torch.zeros(shape), ["text"])
+        with pytest.raises(ValueError, match=r"not \[n, 5, 32\]"):
+            tiny_model.decode(torch.zeros(shape))
+    for length in (0, 252):
+        with pytest.raises(ValueError, match="must be 1 to 251"):
+            tiny_model.decode(torch.zeros(1, 5, 32), max_new_tokens=length)
+
+
+def test_what_a_bases_author_set_for_generation_changes_nothing(tiny_folder, tmp_path):
+    expected = AutoRegModel.from_pretrained(tiny_folder, dtype="float32")
+    shutil.copytree(tiny_folder, tmp_path / "base")
+    settings = {"repetition_penalty": 5.0, "num_beams": 3, "return_dict_in_generate": True}
+    GenerationConfig(**settings).save_pretrained(tmp_path / "base")
+    model = AutoRegModel.from_pretrained(tmp_path / "base", dtype="float32")
+    latents = model.compress(["one text", "another"])
+    assert model.decode(latents) == expected.decode(latents)
+    messages = [Message("user", "one text")]
+    assert Chat(model).reply(messages, max_new_tokens=9) == Chat(expected).reply(
+        messages, max_new_tokens=9
+    )
 
 
 def test_no_latents_decode_to_no_texts(tiny_model):

@@ -1,4 +1,5 @@
 import shutil
+import threading
 from pydoc_data.topics import topics
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from autoreg_rag import encoder
 from autoreg_rag.errors import ModelError
 from autoreg_rag.model import AutoRegModel
 
@@ -136,10 +138,63 @@ def test_a_text_longer_than_the_models_window_still_fits_with_its_instruction(ti
     model = AutoRegModel.from_pretrained(tiny_folder, dtype="float32", max_length=10_000)
     ids = model.encoder.ids(["word " * 5000], model.config.query_instruction)
     assert len(ids[0]) + model.neck.k <= 256
-    for words in (60, 300):  # of an instruction that is not the model's own
-        (ids,) = model.encoder.ids(["word " * 5000], "do " * words)
-        assert ids[-len(suffix := model.encoder.suffix_ids("do " * words)) :] == suffix
-        assert len(ids) + model.neck.k <= max(256, len(suffix) + 2 + model.neck.k)
+    instruction = "do " * 60  # which is not the model's own
+    (ids,) = model.encoder.ids(["word " * 5000], instruction)
+    assert ids[-len(suffix := model.encoder.suffix_ids(instruction)) :] == suffix
+    assert len(ids) + model.neck.k <= 256
+
+
+def test_what_leaves_no_room_for_a_text_is_refused(tiny_folder, tiny_model):
+    for settings in ({"num_compress_tokens": 300}, {"query_instruction": "do " * 300}):
+        with pytest.raises(ModelError, match="no room for a text in the model's window of 256"):
+            AutoRegModel.from_pretrained(tiny_folder, **settings)
+    with pytest.raises(ModelError, match="no room"):
+        tiny_model.compress(["a text"], "do " * 300)
+
+
+def test_a_huge_text_is_read_no_further_than_its_tokens_are_kept(tiny_model, monkeypatch):
+    text = " ".join(topics.values())[:300_000]
+    (expected,) = tiny_model.backbone.tokenize([text])
+    seen = []
+    tokenize = tiny_model.backbone.tokenize
+    monkeypatch.setattr(
+        tiny_model.backbone, "tokenize", lambda texts: seen.extend(texts) or tokenize(texts)
+    )
+    (found,) = tiny_model.encoder.truncation([text])
+    assert found == expected[: len(found)]
+    assert len(found) >= tiny_model.encoder.truncation.limit
+    assert max(map(len, seen)) < 30_000
+
+
+def test_blocks_of_texts_give_what_all_at_once_give(tiny_model, monkeypatch):
+    texts = list(topics.values())[:20]
+    expected = tiny_model.encode_documents(texts)
+    monkeypatch.setattr(encoder, "BLOCK", 7)
+    np.testing.assert_allclose(tiny_model.encode_documents(texts), expected, atol=1e-6)
+    assert torch.allclose(
+        tiny_model.compress(texts)[13], tiny_model.compress(texts[13:14])[0], atol=1e-4
+    )
+
+
+def test_threads_that_encode_and_decode_do_not_disturb_each_other(real_model):
+    texts = ["Penguins cannot fly.", "They swim."]
+    expected = real_model.encode_queries(texts)
+    latents = real_model.compress(texts)
+    done = threading.Event()
+
+    def score():
+        while not done.is_set():
+            real_model.log_likelihood(latents, texts)
+
+    thread = threading.Thread(target=score)
+    thread.start()
+    try:
+        found = [real_model.encode_queries(texts) for _ in range(10)]
+    finally:
+        done.set()
+        thread.join()
+    for vectors in found:
+        np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
 def test_a_text_that_spells_a_special_token_is_plain_text(tiny_model):

@@ -8,9 +8,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from autoreg_rag import backbone
 from autoreg_rag.backbone import find_folder
 from autoreg_rag.config import AutoRegConfig
 from autoreg_rag.errors import ModelError
@@ -119,10 +121,27 @@ def test_the_fingerprint_covers_the_bases_architecture(tiny_folder, tmp_path, fi
     assert AutoRegModel.from_pretrained(base).fingerprint() != before
 
 
+@pytest.mark.parametrize("token", ["bos_token", "eos_token"])
+def test_the_fingerprint_covers_the_tokens_around_a_text(tiny_folder, tmp_path, token):
+    base = tmp_path / "base"
+    shutil.copytree(tiny_folder, base)
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps(settings | {token: "a"}))
+    changed = AutoRegModel.from_pretrained(base).fingerprint()
+    assert changed != AutoRegModel.from_pretrained(tiny_folder).fingerprint()
+
+
 def test_the_fingerprint_does_not_depend_on_dtype_or_batch(tiny_folder):
     one = AutoRegModel.from_pretrained(tiny_folder, dtype="float32")
     other = AutoRegModel.from_pretrained(tiny_folder, dtype="bfloat16", token_budget=7)
     assert one.fingerprint() == other.fingerprint()
+
+
+def test_the_default_models_fingerprint_does_not_depend_on_dtype(real_model):
+    """Some of its adapter's numbers are smaller than what float16 can hold exactly."""
+    for dtype in ("bfloat16", "float16"):
+        other = AutoRegModel.from_pretrained(dtype=dtype, device="cpu")
+        assert other.fingerprint() == real_model.fingerprint()
 
 
 def test_a_model_refuses_another_base(tiny_model, tiny_folder, tmp_path):
@@ -186,6 +205,8 @@ def test_damaged_models_are_refused_in_one_line(tiny_model, tmp_path):
         ({"template": "{instruction}{text}"}, "and then"),
         ({"max_length": "long"}, "wrong type"),
         ({"template": None}, "text or a number"),
+        ({"stage": "half"}, "untrained, ic, cda, contrastive"),
+        ({"base_model": str(tmp_path / "moved")}, "base of the model .*; if it has moved"),
     ):
         config.write_text(json.dumps(settings | change))
         with pytest.raises(ModelError, match=message) as caught:
@@ -210,6 +231,75 @@ def test_damaged_weights_and_adapters_are_refused_in_one_line(adapted, tiny_fold
     with pytest.raises(ModelError, match="cannot be loaded") as caught:
         AutoRegModel.from_pretrained(tmp_path / "base")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", "[]"),
+        ("tokenizer_config.json", "[]"),
+        ("config.json", '{"model_type": "llama", "hidden_size": "x"}'),
+        ("config.json", '{"model_type": "bert", "vocab_size": 600, "hidden_size": 32}'),
+    ],
+)
+def test_damaged_files_of_a_base_are_refused_in_one_line(tiny_folder, tmp_path, file, content):
+    shutil.copytree(tiny_folder, tmp_path / "base")
+    (tmp_path / "base" / file).write_text(content)
+    with pytest.raises(ModelError, match=re.escape(str(tmp_path / "base"))) as caught:
+        AutoRegModel.from_pretrained(tmp_path / "base")
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_and_adapters_that_lack_a_part_are_refused(adapted, tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "base")
+    adapted.save_pretrained(tmp_path / "model")
+    for file in ("base/model.safetensors", "model/adapter/adapter_model.safetensors"):
+        state = load_file(tmp_path / file)
+        name = next(name for name in state if "layers.1" in name)
+        del state[name]
+        save_file(state, tmp_path / file, metadata={"format": "pt"})
+        with pytest.raises(ModelError, match=f"1 parts are missing .*{re.escape(name)}") as caught:
+            AutoRegModel.from_pretrained(tmp_path / file.partition("/")[0])
+        assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_that_is_not_lora_or_not_safe_is_refused(adapted, tmp_path):
+    adapted.save_pretrained(tmp_path / "model")
+    settings = tmp_path / "model" / "adapter" / "adapter_config.json"
+    content = settings.read_text()
+    for changed in ("[]", json.dumps({"peft_type": "IA3", "target_modules": ["k_proj"]})):
+        settings.write_text(changed)
+        with pytest.raises(ModelError, match=r"adapter .* cannot be used") as caught:
+            AutoRegModel.from_pretrained(tmp_path / "model")
+        assert "\n" not in str(caught.value)
+    settings.write_text(content)
+    weights = tmp_path / "model" / "adapter" / "adapter_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(ModelError, match=r"there is no adapter_model\.safetensors"):
+        AutoRegModel.from_pretrained(tmp_path / "model")
+
+
+def test_a_hub_gives_the_chat_template_and_the_weights_once(tiny_folder, monkeypatch):
+    asked = {}
+
+    def download(name, **options):
+        asked.update(options)
+        return str(tiny_folder)
+
+    monkeypatch.setattr(backbone, "snapshot_download", download)
+    find_folder("owner/name")
+    files = [
+        *("config.json", "tokenizer.json", "chat_template.jinja", "model.safetensors"),
+        *("consolidated.safetensors", "onnx/config.json", "model.py", "pytorch_model.bin"),
+    ]
+    assert list(filter_repo_objects(files, **asked)) == files[:4]
+
+
+def test_a_models_card_holds_any_instruction(tiny_folder, tmp_path):
+    model = AutoRegModel.from_pretrained(tiny_folder, query_instruction="a|b\n`c`")
+    model.save_pretrained(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "| query instruction | `` a\\|b\\n`c` `` |\n" in card
 
 
 def test_places_without_a_model_are_refused(tmp_path):
@@ -248,8 +338,9 @@ def test_code_that_a_folder_brings_never_runs(tiny_folder, tmp_path, monkeypatch
 
 
 def test_unknown_devices_dtypes_and_settings_are_refused(tiny_folder):
-    with pytest.raises(ModelError, match="device 'gpu7'"):
-        AutoRegModel.from_pretrained(tiny_folder, device="gpu7")
+    for device in ("gpu7", "meta"):
+        with pytest.raises(ModelError, match=f"device '{device}'"):
+            AutoRegModel.from_pretrained(tiny_folder, device=device)
     with pytest.raises(ModelError, match="float32, bfloat16, float16"):
         AutoRegModel.from_pretrained(tiny_folder, dtype="int8")
     with pytest.raises(TypeError, match="pool"):

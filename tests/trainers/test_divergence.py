@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from autoreg_rag.head import Head
 from autoreg_trainers.divergence import CHUNK, token_divergence
 from tests.trainers.plain import js, kl
 
@@ -15,9 +16,9 @@ def made(positions, scale=1.0):
     return p.requires_grad_(), q.requires_grad_(), torch.randn(40, 12, generator=generator)
 
 
-def plain_divergence(kind, p, q, weight, softcap=None):
+def plain_divergence(kind, p, q, weight, bias=0.0, scale=1.0, softcap=None):
     def log_softmax(hidden):
-        logits = hidden @ weight.double().T
+        logits = scale * (hidden @ weight.double().T + bias)
         return (logits if softcap is None else softcap * torch.tanh(logits / softcap)).log_softmax(
             1
         )
@@ -26,16 +27,18 @@ def plain_divergence(kind, p, q, weight, softcap=None):
                         for i in range(len(p))])  # fmt: skip
 
 
-@pytest.mark.parametrize("softcap", [None, 4.0])
+@pytest.mark.parametrize(
+    "beside", [{}, {"softcap": 4.0}, {"scale": 0.3, "bias": torch.linspace(-3, 3, 40)}]
+)
 @pytest.mark.parametrize("positions", [1, 7, CHUNK + 5])
 @pytest.mark.parametrize("kind", ["kl", "js"])
-def test_values_and_gradients_are_those_of_full_distributions(kind, positions, softcap):
+def test_values_and_gradients_are_those_of_full_distributions(kind, positions, beside):
     p, q, weight = made(positions)
     later = torch.randn(positions)
-    found = token_divergence(kind, p, q, weight, softcap=softcap)
+    found = token_divergence(kind, p, q, Head(weight, **beside))
     assert found.dtype == torch.float32
     exact = [value.detach().double().requires_grad_() for value in (p, q)]
-    expected = plain_divergence(kind, *exact, weight, softcap)
+    expected = plain_divergence(kind, *exact, weight, **beside)
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
     gradients = torch.autograd.grad((found * later).sum(), (p, q))
     wanted = torch.autograd.grad((expected * later).sum(), exact)
@@ -47,7 +50,7 @@ def test_values_and_gradients_are_those_of_full_distributions(kind, positions, s
 def test_a_distribution_does_not_differ_from_itself(kind):
     p, _, weight = made(20)
     q = p.detach().clone().requires_grad_()
-    found = token_divergence(kind, p, q, weight)
+    found = token_divergence(kind, p, q, Head(weight))
     assert found.abs().max() < 1e-6
     for gradient in torch.autograd.grad(found.sum(), (p, q)):
         assert gradient.abs().max() < 1e-5
@@ -55,16 +58,16 @@ def test_a_distribution_does_not_differ_from_itself(kind):
 
 def test_js_is_symmetric_and_bounded_and_kl_is_neither():
     p, q, weight = made(30, scale=20)
-    js_values = token_divergence("js", p, q, weight)
-    torch.testing.assert_close(js_values, token_divergence("js", q, p, weight))
+    js_values = token_divergence("js", p, q, Head(weight))
+    torch.testing.assert_close(js_values, token_divergence("js", q, p, Head(weight)))
     assert js_values.max() <= math.log(2) + 1e-6
-    kl_values = token_divergence("kl", p, q, weight)
+    kl_values = token_divergence("kl", p, q, Head(weight))
     assert kl_values.max() > math.log(2)
-    assert not torch.allclose(kl_values, token_divergence("kl", q, p, weight), rtol=0.1)
+    assert not torch.allclose(kl_values, token_divergence("kl", q, p, Head(weight)), rtol=0.1)
     gradients = torch.autograd.grad((js_values + kl_values).sum(), (p, q))
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
 
 
 def test_no_positions_give_no_values():
     p, q, weight = made(0)
-    assert token_divergence("js", p, q, weight).shape == (0,)
+    assert token_divergence("js", p, q, Head(weight)).shape == (0,)

@@ -104,7 +104,13 @@ def merged(backbone: Backbone) -> Backbone:
     model = copy.deepcopy(backbone.language_model).float()
     if isinstance(model, PeftModel):
         model = model.merge_and_unload(safe_merge=True)
-    return Backbone(backbone.name, model.eval(), backbone.tokenizer, backbone.base_hash)
+    return Backbone(
+        backbone.name,
+        model.eval(),
+        backbone.tokenizer,
+        backbone.base_hash,
+        backbone.logit_scale,
+    )
 
 
 def rounded(model: AutoRegModel) -> AutoRegModel:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
+from autoreg_rag.head import Head
 from autoreg_trainers.cut import rowwise
 
 CHUNK = 256
@@ -19,9 +20,7 @@ def token_divergence(
     kind: Literal["kl", "js"],
     p: Tensor,
     q: Tensor,
-    weight: Tensor,
-    *,
-    softcap: float | None = None,
+    head: Head,
 ) -> Tensor:
     """Return KL(P || Q), or Jensen-Shannon's divergence, at each position.
 
@@ -32,22 +31,23 @@ def token_divergence(
         between P and Q.
     p, q
         Last hidden states, [N, d]; gradients go to both.
-    weight
-        The head's matrix, [V, d], frozen.
-    softcap
-        See `autoreg_rag.likelihood.token_log_probs`.
+    head
+        What makes logits of them, frozen.
 
     Returns
     -------
     Tensor
         In nats, float32 [N].
     """
+    weight = head.weight.detach().float()
+    bias = None if head.bias is None else head.bias.detach().float()
 
     def log_softmax(hidden: Tensor) -> Tensor:
-        logits = (hidden @ weight.T).float()
-        if softcap is not None:
-            logits = softcap * torch.tanh(logits / softcap)
-        return logits.log_softmax(dim=1)
+        # float32, since logits rounded to bfloat16 are as far apart as close distributions.
+        logits = hidden.float() @ weight.T
+        if bias is not None:
+            logits = logits + bias
+        return head.capped(head.scale * logits).log_softmax(dim=1)
 
     def divergence(_: Sequence[int], p: Tensor, q: Tensor) -> Tensor:
         log_p, log_q = log_softmax(p), log_softmax(q)

@@ -25,9 +25,9 @@ from transformers import (
     set_seed,
 )
 
-from autoreg_rag.backbone import choose_device
 from autoreg_rag.cli import print_json
 from autoreg_rag.config import Stage
+from autoreg_rag.device import choose_device
 from autoreg_rag.errors import ModelError
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.pretrained import DEFAULT_BASE

@@ -220,9 +220,7 @@ class Alignment(Objective):
             batch = [targets[i] for i in rows]
             hidden, _ = decoder.states(torch.cat([document, query]), [*batch, *batch])
             p, q = hidden.chunk(2)
-            return row_sums(
-                token_divergence(kind, p, q, base.head_weight, softcap=base.softcap), batch
-            )
+            return row_sums(token_divergence(kind, p, q, base.head), batch)
 
         lengths = [2 * (self.model.neck.k + len(ids)) for ids in targets]
         sums = self.decode(divergence, lengths, bridge(queries), bridge(documents))

@@ -60,15 +60,13 @@ class Compression(Objective):
             batch = [targets[i] for i in positions]
             decoder, base = self.model.decoder, self.model.backbone
             hidden, tokens = decoder.states(prefix, batch)
-            scores = token_log_probs(hidden, base.head_weight, tokens, softcap=base.softcap)
+            scores = token_log_probs(hidden, base.head, tokens)
             likelihood[list(positions)] = row_sums(scores.detach(), batch)
             if not self.distillation:
                 return -row_sums(scores, batch)
             with torch.no_grad():
                 teacher = self._with_context([contexts[i] for i in positions], batch)
-            distance = token_divergence(
-                "kl", teacher, hidden, base.head_weight, softcap=base.softcap
-            )
+            distance = token_divergence("kl", teacher, hidden, base.head)
             mixed = self.distillation * distance - (1 - self.distillation) * scores
             return row_sums(mixed, batch)
 
