@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import functools
 import io
 import json
@@ -40,7 +41,7 @@ Url = Annotated[
     str | None,
     typer.Option(help="A Qdrant server's URL; its API key is read from QDRANT_API_KEY."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 API_KEY_VARIABLE = "QDRANT_API_KEY"
 
@@ -115,8 +116,9 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def print_json(content: Any) -> None:
-    """Print one JSON value on standard output."""
-    typer.echo(json.dumps(content, ensure_ascii=False, indent=2))
+    """Print one JSON value on standard output, exactly, whatever letters that can show."""
+    shows_all = codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8"
+    typer.echo(json.dumps(content, ensure_ascii=not shows_all, indent=2))
 
 
 def quieten() -> None:

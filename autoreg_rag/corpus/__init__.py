@@ -1,6 +1,6 @@
 """The corpus: files are found, read as documents, and cut into chunks."""
 
-from autoreg_rag.corpus.chunking import DEFAULT_OVERLAP, DEFAULT_SIZE, Chunker
+from autoreg_rag.corpus.chunking import DEFAULT_OVERLAP, DEFAULT_SIZE, SMALLEST_SIZE, Chunker
 from autoreg_rag.corpus.files import (
     CorpusFile,
     EmptyCorpusError,
@@ -17,6 +17,7 @@ __all__ = [
     "DEFAULT_OVERLAP",
     "DEFAULT_SIZE",
     "READER_VERSION",
+    "SMALLEST_SIZE",
     "Chunk",
     "Chunker",
     "CorpusFile",

@@ -11,7 +11,13 @@ from typing import Annotated
 import typer
 
 from autoreg_rag import cli
-from autoreg_rag.corpus import DEFAULT_OVERLAP, DEFAULT_SIZE, EmptyCorpusError, check_corpus
+from autoreg_rag.corpus import (
+    DEFAULT_OVERLAP,
+    DEFAULT_SIZE,
+    SMALLEST_SIZE,
+    EmptyCorpusError,
+    check_corpus,
+)
 from autoreg_rag.errors import CorpusError
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
 
@@ -32,9 +38,11 @@ def index(
     url: cli.Url = None,
     collection: cli.Collection = COLLECTION,
     model: cli.Model = None,
-    chunk_size: Annotated[int, typer.Option(help="The most tokens of a chunk.")] = DEFAULT_SIZE,
+    chunk_size: Annotated[
+        int, typer.Option(help="The most tokens of a chunk.", min=SMALLEST_SIZE)
+    ] = DEFAULT_SIZE,
     chunk_overlap: Annotated[
-        int, typer.Option(help="Tokens that a chunk may repeat.")
+        int, typer.Option(help="Tokens that a chunk may repeat.", min=0)
     ] = DEFAULT_OVERLAP,
     glob: Annotated[
         list[str] | None,
@@ -101,6 +109,10 @@ def index(
         raise typer.BadParameter("--out and --url exclude each other")
     if url and store is not StoreKind.QDRANT:
         raise typer.BadParameter("--url needs --store qdrant")
+    if faiss_factory is not None and store is not StoreKind.FAISS:
+        raise typer.BadParameter("--faiss-factory needs --store faiss")
+    if chunk_overlap >= chunk_size:
+        raise typer.BadParameter("--chunk-overlap must be below --chunk-size")
     if url:
         check_url(url)
     place = url or out or Path(DEFAULT_PLACE)
@@ -145,11 +157,20 @@ def index(
         with logging_redirect_tqdm():
             summary = indexer.run(*corpus)
     if as_json:
-        cli.print_json({"index": str(place), **summary.as_dict()})
+        cli.print_json({"index": _shown(place), **summary.as_dict()})
     else:
         typer.echo("\n".join(summary.lines()))
     if strict and summary.failed:
         raise CorpusError(f"{summary.failed} could not be read; the first: {summary.failures[0]}")
+
+
+def _shown(place: Path | str) -> str:
+    """Return a place without secrets."""
+    if isinstance(place, Path):
+        return str(place)
+    from autoreg_rag.stores.qdrant.connection import shown
+
+    return shown(place)
 
 
 if __name__ == "__main__":

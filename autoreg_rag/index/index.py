@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from autoreg_rag.corpus.readers.encoding import storable
 from autoreg_rag.corpus.records import Hit
+from autoreg_rag.errors import ModelError
 from autoreg_rag.fusion import DEFAULT_ALPHA, check_alpha
 from autoreg_rag.index.hybrid import HybridSearch
 from autoreg_rag.stores import check_fingerprint, open_store
@@ -79,9 +80,16 @@ class Index:
             if model is None or isinstance(model, str):
                 from autoreg_rag.model import AutoRegModel  # takes seconds; there is an index
 
-                model = AutoRegModel.from_pretrained(
-                    model or store.manifest.model, device=device, dtype=dtype
-                )
+                named = store.manifest.model if model is None else model
+                try:
+                    model = AutoRegModel.from_pretrained(named, device=device, dtype=dtype)
+                except ModelError as error:
+                    if model is not None:
+                        raise
+                    raise ModelError(
+                        f"the model that made the index: {error}; if it has moved, "
+                        "name it (--model)"
+                    ) from error
             return cls(store, model)
         except BaseException:
             store.close()

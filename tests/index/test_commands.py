@@ -156,6 +156,38 @@ def test_output_that_cannot_be_written_is_one_line():
     assert (result.returncode, result.stderr) == (1, "")
 
 
+def test_json_is_exact_on_an_output_that_lacks_letters(tmp_path, tiny_folder, monkeypatch):
+    (tmp_path / "corpus").mkdir()
+    text = "Île → 漢字 🙂"
+    (tmp_path / "corpus" / "file.txt").write_text(text, encoding="utf-8")
+    command("index", "corpus", *small(tiny_folder), cwd=tmp_path)
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
+    result = command("search", "island", "--json", cwd=tmp_path)
+    assert json.loads(result.stdout)[0]["hits"][0]["text"] == text
+    plain = command("search", "island", cwd=tmp_path)
+    assert plain.returncode == 0
+    assert "? " in plain.stdout
+
+
+def test_passages_do_not_command_the_terminal(tmp_path, tiny_folder):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "file.txt").write_text("one \x1b]0;title\x07 two")
+    command("index", "corpus", *small(tiny_folder), cwd=tmp_path)
+    result = command("search", "one", cwd=tmp_path)
+    assert "\x1b" not in result.stdout
+    assert "two" in result.stdout
+
+
+def test_an_index_whose_model_has_moved_says_which_and_what_to_do(tmp_path, corpus, tiny_folder):
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    command("index", "corpus", *small(tmp_path / "model"), cwd=tmp_path)
+    (tmp_path / "model").rename(tmp_path / "elsewhere")
+    line = one_line_error(command("search", "q", cwd=tmp_path))
+    assert "the model that made the index" in line
+    assert "--model" in line
+    assert command("search", "q", "--model", "elsewhere", cwd=tmp_path).returncode == 0
+
+
 def test_a_folder_with_something_else_is_left_alone(tmp_path, corpus, tiny_folder):
     result = command("index", "corpus", "--out", "corpus", *small(tiny_folder), cwd=tmp_path)
     assert "something other than an index" in one_line_error(result)
@@ -177,6 +209,9 @@ def test_a_server_that_does_not_answer_is_one_line_without_secrets(tmp_path, cor
         ["--url", "http://127.0.0.1:9", "--out", "x", "--store", "qdrant"],
         ["--url", "http://127.0.0.1:9"],
         ["--batch-tokens", "0"],
+        ["--chunk-size", "8"],
+        ["--chunk-size", "32", "--chunk-overlap", "32"],
+        ["--store", "qdrant", "--faiss-factory", "HNSW32"],
     ],
 )
 def test_wrong_options_end_with_status_2(tmp_path, corpus, options):
