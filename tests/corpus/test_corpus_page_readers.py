@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from io import BytesIO
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import docx
 import pytest
+from docx.oxml import parse_xml
+from docx.oxml.ns import nsdecls
 from pypdf import PdfWriter
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
@@ -62,6 +65,16 @@ def test_a_pdf_is_a_document_per_page_with_its_number_and_title(read) -> None:
         ("Page one", 0, {"title": "The title", "page": 1}),
         ("Page three", 2, {"title": "The title", "page": 3}),
     ]
+    assert errors == []
+
+
+def test_a_pdf_whose_title_is_malformed_is_read_without_it(read) -> None:
+    data = pdf("Page one", title="The title")
+    malformed = re.sub(rb"/Info \d+ 0 R", b"/Info (abc)", data)
+    assert malformed != data
+    (document,), errors = read("a.pdf", malformed)
+    assert document.text == "Page one"
+    assert document.metadata == {"page": 1}
     assert errors == []
 
 
@@ -123,6 +136,67 @@ def test_a_docx_gives_paragraphs_and_tables_in_order(read) -> None:
     assert read_back.text == "Heading\n\nParagraph é\n\na\tb\nnested\nmerged\n\nAfter 😀"
     assert read_back.metadata == {"title": "The title"}
     assert errors == []
+
+
+def run(text: str) -> str:
+    return f'<w:r><w:t xml:space="preserve">{text}</w:t></w:r>'
+
+
+def control(content: str) -> str:
+    """A content control; Word puts one around runs, paragraphs, rows and cells alike."""
+    properties = '<w:sdtPr><w:alias w:val="unseen"/></w:sdtPr>'
+    return f"<w:sdt>{properties}<w:sdtContent>{content}</w:sdtContent></w:sdt>"
+
+
+def cell(text: str) -> str:
+    return f"<w:tc><w:p>{run(text)}</w:p></w:tc>"
+
+
+def from_markup(blocks: str) -> bytes:
+    document = word()
+    for block in parse_xml(f"<w:body {nsdecls('w')}>{blocks}</w:body>"):
+        document.element.body.insert_element_before(block, "w:sectPr")
+    return written(document)
+
+
+@pytest.mark.parametrize(
+    ("inline", "text"),
+    [
+        (f"<w:ins>{run('inserted')}</w:ins>", "a inserted z"),
+        (f"<w:moveTo>{run('moved')}</w:moveTo>", "a moved z"),
+        (f"<w:ins>{control(run('both'))}</w:ins>", "a both z"),
+        (control(run("controlled")), "a controlled z"),
+        (control(control(run("twice"))), "a twice z"),
+        (f"<w:smartTag><w:smartTagPr/>{run('tagged')}</w:smartTag>", "a tagged z"),
+        (f'<w:fldSimple w:instr=" PAGE ">{run("12")}</w:fldSimple>', "a 12 z"),
+        (f"<w:hyperlink><w:ins>{run('linked')}</w:ins></w:hyperlink>", "a linked z"),
+        (f"<w:bdo>{run('turned')}</w:bdo>", "a turned z"),
+        (f"<w:del>{run('deleted')}</w:del>", "a  z"),
+        (f"<w:moveFrom>{run('moved')}</w:moveFrom>", "a  z"),
+        (f"<w:ins><w:del>{run('taken back')}</w:del></w:ins>", "a  z"),
+        (
+            f"<w:r><w:pict><w:txbxContent><w:p>{run('box')}</w:p></w:txbxContent></w:pict></w:r>",
+            "a  z",
+        ),
+    ],
+)
+def test_a_docx_gives_the_text_as_its_last_revision_shows_it(read, inline: str, text: str) -> None:
+    (document,), errors = read("a.docx", from_markup(f"<w:p>{run('a ')}{inline}{run(' z')}</w:p>"))
+    assert document.text == text
+    assert errors == []
+
+
+def test_a_docx_gives_blocks_rows_and_cells_of_content_controls_in_order(read) -> None:
+    controlled = control(f"<w:tr>{cell('c')}{cell('d')}</w:tr>")
+    rows = f"<w:tr>{cell('a')}{control(cell('b'))}</w:tr>{controlled}"
+    table = f"<w:tbl><w:tblGrid><w:gridCol/><w:gridCol/></w:tblGrid>{rows}</w:tbl>"
+    paragraphs = [f"<w:p>{run(text)}</w:p>" for text in ("one", "two", "three", "four")]
+    blocks = (
+        f"{paragraphs[0]}{control(paragraphs[1] + control(table))}"
+        f"<w:customXml>{paragraphs[2]}</w:customXml>{paragraphs[3]}"
+    )
+    (document,), _ = read("a.docx", from_markup(blocks))
+    assert document.text == "one\n\ntwo\n\na\tb\nc\td\n\nthree\n\nfour"
 
 
 def test_an_empty_docx_has_no_documents(read) -> None:

@@ -117,6 +117,41 @@ def test_a_late_foreign_byte_in_a_large_file_is_enough_for_a_guess(read) -> None
     assert document.text == text
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.txt", "Über die Größe der Bäume: der höchste Baum steht in Österreich."),
+        ("a.txt", "Über die Größe"),
+        ("a.txt", "Le café est fermé.\n"),
+        ("a.txt", "Rendez-vous à l'hôtel à 8 h, près de la gare. Merci de prévenir Zoé.\n"),
+        ("a.txt", "Meet José at the café."),
+        ("a.txt", "café"),
+        ("a.csv", "id,text\n1,café\n"),
+        ("a.c", "/* © 2004 Foo */\nint main(void) { return 0; }\n"),
+    ],
+)
+def test_short_western_text_is_read_as_such(read, name: str, text: str) -> None:
+    (document,), _ = read(name, text.encode("cp1252"))
+    assert document.text == ("café" if name == "a.csv" else text)
+    assert document.metadata["encoding"] == "cp1252"
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("Привет мир, это обычный русский текст для проверки.", "cp1251"),
+        ("Привет мир, это обычный русский текст для проверки.", "koi8-r"),
+        ("Zażółć gęślą jaźń. Wszyscy ludzie rodzą się wolni i równi w swojej godności.", "cp1250"),
+        ("これは日本語の文章です。文字コードの確認をします。", "shift-jis"),
+        ("这是一个用于测试的中文文本文件,编码为国标。", "gbk"),
+        ("안녕하세요 이것은 시험용 문장입니다.", "euc-kr"),
+    ],
+)
+def test_short_text_of_other_alphabets_is_not_read_as_western(read, text, encoding) -> None:
+    (document,), _ = read("a.txt", text.encode(encoding))
+    assert document.text == text
+
+
 @pytest.mark.parametrize("quotes", ["“curly”", "‘curly’", "café", "£5 – 10 €"])
 def test_rare_bytes_in_english_are_read_as_typographic_signs(read, quotes: str) -> None:
     text = f"{'It is a plain English text that goes on and on. ' * 40}{quotes} to the end.\n"
@@ -130,6 +165,16 @@ def test_utf8_with_a_few_bad_bytes_stays_utf8(read, caplog) -> None:
     assert document.text == f"{RUSSIAN}\ufffd{JAPANESE}"
     assert document.metadata == {}
     assert "corpus/a.txt: 1 places are not valid utf-8" in caplog.text
+
+
+def test_a_bad_byte_in_a_short_utf8_text_is_just_that(read) -> None:
+    text = "Übung macht den Meister. Die größten Bäume stehen in Österreich, über Jürgens Wäldern."
+    (document,), _ = read("a.txt", text.encode() + b" \xff.")
+    assert document.text == f"{text} \ufffd."
+
+
+def test_a_few_bytes_that_might_be_damaged_utf8_are_read_as_something(read) -> None:
+    assert len(read("a.txt", "éé ".encode() + b"\xff")[0]) == 1
 
 
 @pytest.mark.parametrize(
@@ -182,6 +227,20 @@ def test_a_file_over_the_limit_is_an_error(read) -> None:
             ReadError, match=rf"corpus/{name}: larger than the limit of 1,000 bytes"
         ):
             read(name, "x" * 1001, max_bytes=1000)
+
+
+def test_a_limit_takes_no_memory_of_its_own(read) -> None:
+    (document,), _ = read("a.txt", "words", max_bytes=10**15)
+    assert document.text == "words"
+
+
+def test_a_file_that_grows_beyond_its_size_is_read_up_to_the_limit(make_file, monkeypatch) -> None:
+    file = make_file("a.txt", "x" * 100_000)
+    monkeypatch.setattr(os, "fstat", lambda _: os.stat_result([0] * 10))
+    (document,) = read_documents(file, max_bytes=100_000)
+    assert document.text == "x" * 100_000
+    with pytest.raises(ReadError, match="larger than the limit of 99,999 bytes"):
+        list(read_documents(file, max_bytes=99_999))
 
 
 @pytest.mark.parametrize(
@@ -253,6 +312,15 @@ def test_a_wrong_declaration_is_not_believed(read, declared: str) -> None:
     page = f"<meta charset={declared}><p>{FRENCH.strip()}</p>"
     (document,), _ = read("a.html", page.encode("cp1252"))
     assert document.text == FRENCH.strip()
+
+
+@pytest.mark.parametrize(
+    "declared", ["unicode_escape", "raw_unicode_escape", "idna", "punycode", "rot13", "cp037"]
+)
+def test_a_declared_codec_that_is_no_encoding_of_text_is_not_believed(read, declared) -> None:
+    text = f"# coding: {declared}\n# {FRENCH}\nprint('\\u0041\\n')\n"
+    (document,), _ = read("a.py", text.encode("cp1252"))
+    assert document.text == text
 
 
 @settings(max_examples=50)

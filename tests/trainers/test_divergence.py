@@ -71,3 +71,14 @@ def test_js_is_symmetric_and_bounded_and_kl_is_neither():
 def test_no_positions_give_no_values():
     p, q, weight = made(0)
     assert token_divergence("js", p, q, Head(weight)).shape == (0,)
+
+
+@pytest.mark.parametrize("kind", ["kl", "js"])
+def test_close_distributions_of_bfloat16_states_are_told_apart(kind):
+    """Logits rounded to bfloat16 were further from each other than the distributions are."""
+    p, q, weight = made(64, scale=6)
+    p = p.detach().bfloat16()
+    q = (p + 0.02 * q.detach()).bfloat16()
+    expected = plain_divergence(kind, p.double(), q.double(), weight.bfloat16()).mean()
+    found = token_divergence(kind, p, q, Head(weight.bfloat16())).mean()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-3)

@@ -21,7 +21,7 @@ from autoreg_rag.errors import ReadError
 
 logger = logging.getLogger(__name__)
 
-READER_VERSION = "1"
+READER_VERSION = "2"
 """Part of what a file's digest is taken over: raise it when documents come out differently."""
 
 MAX_BYTES = 100_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from itertools import chain
 
@@ -15,30 +16,52 @@ from autoreg_rag.errors import ReadError
 
 _DELIMITERS = ",;\t|"
 
+_DELIMITER_LINE = re.compile(r"""["']?sep=([^\w\s"']|\t)["']?\s*""", re.IGNORECASE)
+"""What Excel reads, and others write, before the header."""
+
 _LARGEST_FIELD_LIMIT = 2**31 - 1
 """More is refused by csv on some systems."""
 
 
 def read_csv(file: CorpusFile, max_bytes: int) -> Iterator[Document | ReadError]:
-    """Yield the rows that are not empty, counted from 1 for the first one below the header."""
+    """Yield the rows that are not empty, counted from 1 for the first one below the header.
+
+    Blank lines before the header, a line ``sep=;`` there, spaces after a delimiter, and
+    empty cells beyond the header's are all passed over.
+    """
     # The limit is one for the whole process, so it is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), min(max_bytes, _LARGEST_FIELD_LIMIT)))
     with open_lines(file, max_bytes) as (lines, encoding):
-        first = next(lines, "")
-        rows = csv.reader(chain((first,), lines), delimiter=_delimiter(file, first))
+        skipped, header_line, delimiter = _opening(lines)
+        rows = csv.reader(
+            chain((header_line,), lines),
+            delimiter=delimiter or _delimiter(file, header_line),
+            skipinitialspace=True,
+        )
         header = _names(next(rows, []))
         metadata = encoding_metadata(encoding)
         for row, cells in enumerate(_tried(rows), start=1):
-            place = f"{file.source}, row {row} (line {rows.line_num})"
+            place = f"{file.source}, row {row} (line {skipped + rows.line_num})"
             if isinstance(cells, csv.Error):
                 yield ReadError(f"{place}: {cells}")
-            elif len(cells) > len(header):
+            elif any(map(str.strip, cells[len(header) :])):
                 yield ReadError(f"{place}: {len(cells)} fields, but the header has {len(header)}")
             elif any(map(is_damaged, cells)):
                 yield ReadError(f"{place}: not valid {encoding}")
             elif any(map(str.strip, cells)):
                 record = dict(zip(header, cells, strict=False))
                 yield document_of(record, file.source, row, metadata)
+
+
+def _opening(lines: Iterator[str]) -> tuple[int, str, str | None]:
+    """Read up to the header: how many lines stand before it, it, and a delimiter named there."""
+    delimiter = None
+    for skipped, line in enumerate(lines):
+        if match := _DELIMITER_LINE.fullmatch(line):
+            delimiter = match[1]
+        elif line.strip():
+            return skipped, line, delimiter
+    return 0, "", delimiter
 
 
 def _delimiter(file: CorpusFile, header: str) -> str:
@@ -50,10 +73,17 @@ def _delimiter(file: CorpusFile, header: str) -> str:
 
 def _names(header: list[str]) -> list[str]:
     """Name the columns; those without a name of their own by their number."""
-    names: list[str] = []
-    for number, name in enumerate(header, start=1):
-        names.append(name if name.strip() and name not in names else f"column_{number}")
-    return names
+    given = [name.strip() for name in header]
+    taken = set(given)
+    names: dict[str, None] = {}
+    for number, own in enumerate(given, start=1):
+        name = own
+        if not own or own in names:
+            name = f"column_{number}"
+            while name in taken:
+                name += "_"
+        names[name] = None
+    return list(names)
 
 
 def _tried(rows: Iterator[list[str]]) -> Iterator[list[str] | csv.Error]:

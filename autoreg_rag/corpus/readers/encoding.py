@@ -28,6 +28,9 @@ _GUESS_BYTES = 1 << 18
 _DECLARATION = re.compile(rb"""(?:charset|coding)\s*[=:]\s*["']?(?!utf)([\w.-]+)""", re.IGNORECASE)
 """As in HTML, XML and Python. UTF of any kind would have been found without it."""
 
+_ESCAPE = rb"\u0041"
+"""Python's codecs for escapes read it as another text, and decode any bytes at all."""
+
 _DECLARATION_BYTES = 1024
 """Where browsers look for it."""
 
@@ -74,9 +77,9 @@ def decode(data: bytes, source: str) -> tuple[str, str]:
         return data.decode(encoding), encoding
     except UnicodeDecodeError:
         text = data.decode(encoding, "replace")
-    damaged = text.count("\ufffd")
-    if damaged > len(text) // 10:
+    if _is_hardly_text(text):
         raise ReadError(f"{source}: a binary file, or damaged {encoding} text")
+    damaged = text.count("\ufffd")
     logger.warning("%s: %d places are not valid %s", source, damaged, encoding)
     return text, encoding
 
@@ -123,12 +126,17 @@ def detect(data: bytes, source: str, *, whole: bool = True) -> str:
     return guess
 
 
+def _is_hardly_text(text: str) -> bool:
+    """Tell what has too many bytes that could not be decoded."""
+    return text.count("\ufffd") > len(text) // 10
+
+
 def _is_damaged_utf8(data: bytes) -> bool:
-    """Tell UTF-8 with some bad bytes: other encodings hardly ever form a valid sequence."""
+    """Tell UTF-8 with some bad bytes: in other encodings, few bytes form a valid sequence."""
     text = data.decode(_UTF8, "replace")
     bad = text.count("\ufffd")
     good = len(text) - len(text.encode("ascii", "ignore")) - bad
-    return good > 10 * bad
+    return good > bad and not _is_hardly_text(text)
 
 
 def _declared(data: bytes) -> str | None:
@@ -139,6 +147,10 @@ def _declared(data: bytes) -> str | None:
     try:
         encoding = codecs.lookup(match[1].decode()).name
         encoding = _WESTERN if encoding == "iso8859-1" else encoding  # as browsers do
+        # The declaration was found as ASCII, so that is how its encoding has to read it.
+        probe = match[0] + _ESCAPE
+        if probe.decode(encoding) != probe.decode("ascii"):
+            return None
         data.decode(encoding)
     except (LookupError, UnicodeError):
         return None
@@ -156,8 +168,8 @@ def _guess(data: bytes, first: int) -> str | None:
         return _WESTERN  # typographic quotes in English, say: too little to guess from
     matches = from_bytes(data)
     # Where several Latin alphabets fit, it is most often that of Western Europe,
-    # which the library puts behind rarer ones.
-    if any(match.encoding == _WESTERN for match in matches):
+    # which the library puts behind rarer ones, or in one match with those that agree.
+    if any(_WESTERN in match.could_be_from_charset for match in matches):
         return _WESTERN
     best = matches.best()
     return best.encoding if best is not None else None

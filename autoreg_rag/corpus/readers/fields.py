@@ -17,7 +17,8 @@ _OURS = {"source", "row", "encoding"}
 """Metadata that the readers set; a record's own field of that name is ``record_<name>``."""
 
 _LONGEST_VALUE = 1000
-"""Characters of a metadata value: it is stored with each of the document's chunks."""
+_LONGEST_METADATA = 4000
+"""Characters of one metadata value, and of all of a record's: each chunk stores them."""
 
 
 def document_of(record: Any, source: str, row: int, metadata: Mapping[str, Scalar]) -> Document:
@@ -39,7 +40,8 @@ def document_of(record: Any, source: str, row: int, metadata: Mapping[str, Scala
     Document
         Its text is that of the first of `TEXT_FIELDS` that is a string, or the
         title where that is empty; without such a field, a line ``name: value``
-        for each field. Scalar fields are metadata, but for long texts.
+        for each field. Scalar fields are metadata, but for long texts, in their
+        order until names and values come to 4,000 characters; the rest is left out.
 
     Raises
     ------
@@ -58,12 +60,22 @@ def document_of(record: Any, source: str, row: int, metadata: Mapping[str, Scala
         text = "\n".join(f"{name}: {_written(v)}" for name, v in record.items() if _is_given(v))
     else:
         text = record[text_name] if record[text_name].strip() else title.get("title", "")
-    own = {
-        f"record_{name}" if name in _OURS else name: value if _fits(value) else str(value)
-        for name, value in record.items()
-        if name not in (text_name, names.get("title")) and _is_metadata(value)
-    }
-    return Document(text, source, row - 1, {**own, **title, **known})
+    others = {name: v for name, v in record.items() if name not in (text_name, names.get("title"))}
+    return Document(text, source, row - 1, {**_metadata(others), **title, **known})
+
+
+def _metadata(fields: Mapping[str, Any]) -> dict[str, Scalar]:
+    """Take what can be metadata, in order, until it comes to more than may be stored."""
+    metadata: dict[str, Scalar] = {}
+    left = _LONGEST_METADATA
+    for name, value in fields.items():
+        if _is_metadata(value):
+            left -= len(name) + len(str(value))
+            if left < 0:
+                break
+            stored_name = f"record_{name}" if name in _OURS else name
+            metadata[stored_name] = value if _fits(value) else str(value)
+    return metadata
 
 
 def _is_given(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,16 +17,25 @@ from autoreg_rag.errors import ReadError
 _SAMPLE_BYTES = 1 << 20
 """How much of a streamed file its encoding is told from."""
 
+_STEP_BYTES = 1 << 16
+"""How much more than its size a file is read for, as it may have grown."""
+
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 
 
 def read_bytes(file: CorpusFile, max_bytes: int) -> bytes:
     """Read a whole file; ReadError if it is longer than `max_bytes`."""
+    data = b""
     with file.path.open("rb") as stream:
-        data = stream.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise ReadError(f"{file.source}: larger than the limit of {max_bytes:,} bytes")
-    return data
+        while True:
+            size = os.fstat(stream.fileno()).st_size
+            if max(size, len(data)) > max_bytes:
+                raise ReadError(f"{file.source}: larger than the limit of {max_bytes:,} bytes")
+            # A read takes memory for all it asks for, so it asks by size, not by limit.
+            more = stream.read(max(size - len(data), 0) + _STEP_BYTES)
+            if not more:
+                return data
+            data += more
 
 
 @contextmanager

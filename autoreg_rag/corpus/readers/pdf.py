@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 from autoreg_rag.corpus.files import CorpusFile
 from autoreg_rag.corpus.readers.opening import read_bytes
@@ -12,6 +13,9 @@ from autoreg_rag.corpus.readers.reasons import reason
 from autoreg_rag.corpus.readers.titles import as_title
 from autoreg_rag.corpus.records import Document
 from autoreg_rag.errors import ReadError
+
+if TYPE_CHECKING:
+    from pypdf import PdfReader
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +28,7 @@ def read_pdf(file: CorpusFile, max_bytes: int) -> Iterator[Document | ReadError]
     pdf = PdfReader(BytesIO(read_bytes(file, max_bytes)))
     if pdf.is_encrypted and not pdf.decrypt(""):
         raise ReadError(f"{file.source}: encrypted; save it without a password")
-    metadata = as_title(pdf.metadata.title if pdf.metadata else None)
+    metadata = _title(pdf)
     has_text = False
     for index, page in enumerate(pdf.pages):
         try:
@@ -38,6 +42,16 @@ def read_pdf(file: CorpusFile, max_bytes: int) -> Iterator[Document | ReadError]
         yield Document(text, file.source, index, {**metadata, "page": index + 1})
     if not has_text:
         logger.warning("%s: no text in it; scanned pages need text recognition", file.source)
+
+
+def _title(pdf: PdfReader) -> dict[str, str]:
+    """Give the title as metadata; none where it is malformed, as the pages may still be right."""
+    try:
+        return as_title(pdf.metadata.title if pdf.metadata else None)
+    except MemoryError:
+        raise
+    except Exception:  # whatever a malformed dictionary leads pypdf into
+        return {}
 
 
 def _quieten(library: logging.Logger) -> None:

@@ -15,10 +15,18 @@ from autoreg_rag.errors import ReadError
 
 if TYPE_CHECKING:
     from docx.blkcntnr import BlockItemContainer
+    from docx.oxml.xmlchemy import BaseOxmlElement
     from docx.table import Table
 
 _OLE_MARK = b"\xd0\xcf\x11\xe0"
 """How old Office files begin, and new ones that are encrypted."""
+
+_GONE = ("w:del", "w:moveFrom")
+_WRAPPERS = (
+    *("w:ins", "w:moveTo", "w:sdt", "w:sdtContent", "w:customXml", "w:smartTag", "w:fldSimple"),
+    *("w:dir", "w:bdo"),
+)
+"""What may stand around runs, paragraphs, rows or cells, where python-docx sees none of them."""
 
 
 def read_docx(file: CorpusFile, max_bytes: int) -> Iterator[Document]:
@@ -33,8 +41,21 @@ def read_docx(file: CorpusFile, max_bytes: int) -> Iterator[Document]:
     if unpacked > max_bytes:
         raise ReadError(f"{file.source}: unpacks to more than the limit of {max_bytes:,} bytes")
     word = docx.Document(BytesIO(data))
+    _unwrap(word.element.body)
     text = "\n\n".join(_blocks(word))
     yield Document(text, file.source, 0, as_title(word.core_properties.title))
+
+
+def _unwrap(body: BaseOxmlElement) -> None:
+    """Bring a text to its last revision, and put what wrappers hold in their place."""
+    from docx.oxml.ns import qn
+
+    for gone in list(body.iter(*map(qn, _GONE))):
+        gone.getparent().remove(gone)
+    for wrapper in list(body.iter(*map(qn, _WRAPPERS))):
+        for child in list(wrapper):
+            wrapper.addprevious(child)
+        wrapper.getparent().remove(wrapper)
 
 
 def _blocks(container: BlockItemContainer) -> Iterator[str]:
