@@ -50,7 +50,13 @@ class Chat:
         return self._model.backbone.window
 
     @torch.inference_mode()
-    def reply(self, messages: Sequence[Message], *, max_new_tokens: int = MAX_NEW_TOKENS) -> str:
+    def reply(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        stop: str | Sequence[str] | None = None,
+    ) -> str:
         """Return the reply to a conversation, generated greedily.
 
         Parameters
@@ -59,11 +65,13 @@ class Chat:
             The conversation so far, at least one message.
         max_new_tokens
             Where to stop if the model does not.
+        stop
+            Texts, before the first of which the reply ends.
 
         Raises
         ------
         ValueError
-            There is no message, or `max_new_tokens` is below 1.
+            There is no message, `max_new_tokens` is below 1, or a text of `stop` is empty.
         ModelError
             The conversation and its reply do not fit the window, or the template
             refuses the conversation.
@@ -72,6 +80,9 @@ class Chat:
             raise ValueError("there is no message to reply to")
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be 1 or more")
+        ends = [stop] if isinstance(stop, str) else list(stop or ())
+        if "" in ends:
+            raise ValueError("stop holds an empty text, which cannot end a reply")
         backbone = self._model.backbone
         ids = self.ids(messages)
         if len(ids) + max_new_tokens > self.window:
@@ -88,7 +99,10 @@ class Chat:
                 max_new_tokens=max_new_tokens,
             )
         text = backbone.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
-        return str(text).strip()
+        text = str(text).strip()
+        for end in ends:
+            text = text.partition(end)[0]
+        return text
 
     def ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of a conversation, up to where the reply begins."""

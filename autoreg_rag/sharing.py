@@ -74,7 +74,8 @@ class SharedModel:
     def keep(self, key: Hashable, make: Callable[[], Result]) -> Result:
         """Return what was made under a key, at the first call and for as long as the model is.
 
-        To be called inside `use`; what is kept may hold the model.
+        To be called inside `use`, or with a `make` that may run twice; what is kept may hold
+        the model.
         """
         kept = self._current_slot().kept
         if key not in kept:

@@ -72,6 +72,9 @@ def main(
     def work(model: AutoRegModel) -> None:
         with Index.open(place, model=model) as opened:
             (found,) = opened.search([question], max(hits, candidates))
+        if not found:
+            typer.echo("Nothing was found: the index holds no passages.")
+            return
         best = Reranker(model).rerank(question, found, top_n=hits)
         texts = [hit.chunk.text for hit in best]
         asked = model.compress([question], model.config.query_instruction)

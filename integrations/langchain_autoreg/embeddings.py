@@ -11,7 +11,7 @@ from langchain_core.embeddings import Embeddings
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.stores import open_store
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
-from langchain_autoreg.settings import ModelSettings
+from langchain_autoreg.settings import ModelSettings, full_place
 
 
 class AutoRegEmbeddings(ModelSettings, Embeddings):
@@ -85,11 +85,11 @@ class AutoRegEmbeddings(ModelSettings, Embeddings):
         StoreError
             There is no index, or it cannot be opened.
         """
-        with open_store(place, collection=collection, api_key=api_key) as store:
+        with open_store(full_place(place), collection=collection, api_key=api_key) as store:
             manifest = store.manifest
-        if not {"model", "model_name"} & settings.keys():
-            settings["model_name"] = manifest.model
-        return cls(**{"fingerprint": manifest.fingerprint, **settings})
+        names = [settings.pop(name, None) for name in ("model", "model_name")]
+        model = next((name for name in names if name is not None), manifest.model)
+        return cls(**{"fingerprint": manifest.fingerprint, **settings, "model_name": model})
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents, under I_self.

@@ -91,21 +91,23 @@ class AutoRegReranker(ModelSettings, BaseDocumentCompressor):
             ``fusion`` is not None.
         """
         check_question(query)
-        return self._use(self._reranking(documents, query)) if documents else []
+        candidates = list(documents)  # which may come one by one
+        return self._use(self._reranking(candidates, query)) if candidates else []
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """Do what `compress_documents` does without keeping the event loop."""
         check_question(query)
-        return await self._ause(self._reranking(documents, query)) if documents else []
+        candidates = list(documents)
+        return await self._ause(self._reranking(candidates, query)) if candidates else []
 
     def _reranking(
         self, documents: Sequence[Document], query: str
     ) -> Callable[[AutoRegModel], list[Document]]:
         """Return what is to be done with the model."""
         scores = [self._retrieval_score(one.metadata) for one in documents]
-        if self.retrieval_score_key and documents and all(score is None for score in scores):
+        if self.retrieval_score_key and all(score is None for score in scores):
             raise ValueError(f"no document has {self.retrieval_score_key!r} in its metadata")
         found = retrieval_scores(scores)
         scored = enumerate(zip(documents, found, strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any
+from typing import Any
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForRetrieverRun,
@@ -13,7 +13,7 @@ from langchain_core.callbacks import (
 )
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever
-from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 
 from autoreg_rag.corpus.records import Hit, Scalar
 from autoreg_rag.fusion import DEFAULT_ALPHA
@@ -28,11 +28,8 @@ from langchain_autoreg.rerankers import (
     AutoRegReranker,
     check_question,
 )
-from langchain_autoreg.settings import LoadSettings, ModelName
+from langchain_autoreg.settings import LoadSettings, ModelName, Place
 
-Place = Annotated[
-    str, BeforeValidator(lambda place: str(place) if isinstance(place, Path) else place)
-]
 Conditions = dict[str, Scalar | list[Scalar]]
 """Values that ``source`` or metadata must have: one, or any of several."""
 
@@ -91,7 +88,7 @@ class AutoRegRetriever(LoadSettings, BaseRetriever):
 
     model_config = ConfigDict(extra="forbid")  # a retriever of LangChain itself ignores them
 
-    place: Place = Field(default=DEFAULT_PLACE, frozen=True)
+    place: Place = Field(default=DEFAULT_PLACE, frozen=True, validate_default=True)
     collection: str = Field(default=COLLECTION, frozen=True)
     api_key: SecretStr | None = Field(default=None, frozen=True)
     model_name: ModelName | None = Field(default=None, alias="model", frozen=True)

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
 
 from autoreg_rag.config import Pooling
+from autoreg_rag.errors import StoreError
 from autoreg_rag.model import DEFAULT, AutoRegModel, full_name
 from autoreg_rag.sharing import SharedModel
+from autoreg_rag.stores import check_url
 
 Result = TypeVar("Result")
 
@@ -18,6 +20,19 @@ Result = TypeVar("Result")
 def _in_full(name: Any) -> Any:
     return full_name(name) if isinstance(name, str | Path) else name
 
+
+def full_place(place: Any) -> Any:
+    """Return the place of an index by which it is found from any folder."""
+    if not isinstance(place, str | Path):
+        return place
+    try:
+        return check_url(str(place))
+    except StoreError:  # a folder
+        return str(Path(place).expanduser().resolve())
+
+
+Place = Annotated[str, BeforeValidator(full_place)]
+"""The absolute path of an index's folder, or the URL of a Qdrant server."""
 
 ModelName = Annotated[str, BeforeValidator(_in_full)]
 """``default``, a hub id, or the absolute path of a folder or GGUF file."""
@@ -71,6 +86,11 @@ class ModelSettings(LoadSettings):
     """What the model's must be; by default whatever it is."""
 
     _shared: SharedModel | None = PrivateAttr(default=None)
+
+    @field_validator("model_name", mode="before")
+    @classmethod
+    def _named(cls, name: Any) -> Any:
+        return DEFAULT if name is None else name
 
     def _use(self, work: Callable[[AutoRegModel], Result]) -> Result:
         """Return what `work` makes of the model, while nobody else works with it."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from langchain_core.documents import Document
 
+from autoreg_rag.stores import Manifest, create_store
 from tests.commands import command
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -129,6 +130,14 @@ def test_explain_takes_the_scores_apart(place):
         assert pmi == pytest.approx(given - alone, abs=0.02)
         assert cda == pytest.approx(given - own, abs=0.02)
         assert max(given, alone, own) < 0
+
+
+def test_explain_says_that_an_index_without_passages_holds_nothing(tmp_path, real_model):
+    manifest = Manifest(real_model.fingerprint(), real_model.reference, real_model.dimension)
+    create_store("faiss", tmp_path / "empty", manifest).close()
+    done = run("explain", QUESTION, "--index", "empty", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "Nothing was found: the index holds no passages.\n"
 
 
 def assert_one_line(done, *words):

@@ -85,6 +85,11 @@ class TestSettings:
         assert by_alias.model_name == str(model_folder)
         assert by_alias == AutoRegEmbeddings(model_name=str(model_folder))
 
+    def test_none_is_the_default(self, index_folder, how):
+        assert AutoRegEmbeddings(model=None).model_name == "default"
+        of_index = AutoRegEmbeddings.from_index(index_folder, model=None)
+        assert of_index.model_name == how["model_name"]
+
     def test_a_relative_path_is_kept_in_full(self, model_folder, monkeypatch):
         monkeypatch.chdir(model_folder.parent)
         assert AutoRegEmbeddings(model=model_folder.name).model_name == str(model_folder)

@@ -150,6 +150,13 @@ class TestScores:
 
 
 class TestDocuments:
+    async def test_they_may_come_one_by_one(self, reranker, documents):
+        expected = reranker.compress_documents(documents, QUESTION)
+        assert reranker.compress_documents((one for one in documents), QUESTION) == expected
+        found = await reranker.acompress_documents((one for one in documents), QUESTION)
+        assert found == expected
+        assert reranker.compress_documents(iter([]), QUESTION) == []
+
     def test_they_are_copies_with_all_that_the_originals_have(self, reranker, documents):
         documents[0].metadata["nested"] = {"list": [1]}
         before = copy.deepcopy(documents)

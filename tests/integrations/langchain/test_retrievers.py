@@ -19,7 +19,7 @@ from autoreg_rag.index.index import Index
 from autoreg_rag.rerank import Reranker
 from autoreg_rag.scores import DEFAULT_FUSION, SCORES
 from autoreg_rag.stores import open_store
-from langchain_autoreg import AutoRegReranker, AutoRegRetriever
+from langchain_autoreg import AutoRegEmbeddings, AutoRegReranker, AutoRegRetriever
 
 QUESTION = "What do whales live in?"
 HOW = {"dtype": "float32", "device": "cpu"}
@@ -302,6 +302,21 @@ class TestOpening:
             assert len(other.invoke(QUESTION)) == 2
             assert other._index.use(lambda i: i) is not retriever._index.use(lambda i: i)
         assert rounded(retriever.invoke(QUESTION)) == expected
+
+    def test_a_relative_place_is_found_from_anywhere(self, index_folder, monkeypatch, tmp_path):
+        monkeypatch.chdir(index_folder.parent)
+        monkeypatch.setenv("HOME", str(index_folder.parent))
+        for place in (index_folder.name, "~/index"):
+            monkeypatch.chdir(index_folder.parent)
+            with AutoRegRetriever(place=place, **HOW) as retriever:
+                dump, expected = pickle.dumps(retriever), rounded(retriever.invoke(QUESTION))
+                monkeypatch.chdir(tmp_path)
+                again = pickle.loads(dump)  # noqa: S301 - made here
+                for one in (again, retriever.model_copy(), copy.deepcopy(retriever)):
+                    assert one.place == str(index_folder)
+                    assert rounded(one.invoke(QUESTION)) == expected
+                    one.close()
+        assert AutoRegEmbeddings.from_index("~/index").fingerprint
 
     def test_a_missing_index_is_named_when_it_is_opened(self, tmp_path):
         with pytest.raises(StoreError, match=f"{tmp_path / 'none'} does not exist.*make an index"):

@@ -1,7 +1,7 @@
 """An index of ours as a vector store of LlamaIndex, of either kind."""
 
 import dataclasses
-import pickle
+import re
 
 import numpy as np
 import pytest
@@ -266,11 +266,27 @@ class TestRefusals:
         with pytest.raises(StoreError, match="1 or more"):
             store.query(VectorStoreQuery(vector, similarity_top_k=0))
 
+    async def test_keywords_of_another_store(self, store, embedding):
+        opened = VectorStoreIndex.from_vector_store(store, embed_model=embedding)
+        asked = {"qdrant_filters": None, "hybrid_k": 3}
+        retriever = opened.as_retriever(vector_store_kwargs=asked)
+        message = "takes no qdrant_filters, hybrid_k: use filters or doc_ids"
+        with pytest.raises(ValueError, match=message):
+            retriever.retrieve(QUESTION)
+        with pytest.raises(ValueError, match=message):
+            await retriever.aretrieve(QUESTION)
+
+    def test_a_blank_question_though_it_has_a_vector(self, store, vector):
+        with pytest.raises(ValueError, match="the question is empty"):
+            store.query(VectorStoreQuery(vector, query_str=" \n"))
+        by_vector_alone = VectorStoreQuery(vector, query_str="", similarity_top_k=1)
+        assert len(store.query(by_vector_alone).ids) == 1
+
     def test_a_vector_of_another_dimension(self, store, vector):
         with pytest.raises(StoreError, match=r"31 numbers, those of the index have 32.*embedding"):
             store.query(VectorStoreQuery(vector[:-1]))
 
-    def test_changes(self, store, chunks, embedding):
+    def test_changes(self, store, chunks, embedding, kind):
         with pytest.raises(StoreError, match=r"python -m autoreg_rag\.index"):
             VectorStoreIndex.from_documents(
                 [Document(text="new")],
@@ -283,8 +299,12 @@ class TestRefusals:
             lambda: store.delete_nodes([chunks[0].id]),
             store.clear,
         ):
-            with pytest.raises(StoreError, match="cannot be changed through LlamaIndex"):
+            with pytest.raises(StoreError, match="cannot be changed through LlamaIndex") as caught:
                 change()
+            (command,) = re.findall("python -m (autoreg_rag.index [^']+)'", str(caught.value))
+            assert command.startswith("autoreg_rag.index CORPUS ")
+            assert command.endswith(f"--out {store.place}")
+            assert ("--store qdrant" in command) == (kind == "qdrant")
         assert list(store.client.chunks()) == chunks
 
 
@@ -310,28 +330,6 @@ class TestNodes:
 
     async def test_all_nodes_are_got(self, store, chunks):
         assert {node.node_id for node in await store.aget_nodes()} == {c.id for c in chunks}
-
-    def test_a_store_is_opened_again_from_its_dictionary_or_pickle(self, index_folder, vector):
-        query = VectorStoreQuery(vector, similarity_top_k=3)
-        store = AutoRegVectorStore(place=str(index_folder), api_key="secret")
-        expected = store.query(query)
-        settings, dump = store.to_dict(), pickle.dumps(store)
-        assert "secret" not in f"{settings} {store!r}"
-        store.close()
-        for open_again in (
-            lambda: AutoRegVectorStore.from_dict(settings),
-            lambda: pickle.loads(dump),  # noqa: S301 - made here
-        ):
-            with open_again() as again:
-                assert again.query(query) == expected
-
-    def test_a_pickle_of_an_index_that_is_gone_says_so(self, make_index, model, tmp_path):
-        folder = make_index("faiss", model, tmp_path)
-        with AutoRegVectorStore.from_index(folder) as store:
-            dump = pickle.dumps(store)
-        folder.rename(tmp_path / "moved")
-        with pytest.raises(StoreError, match=str(folder)):
-            pickle.loads(dump)  # noqa: S301 - made here
 
     def test_an_open_store_sees_what_is_indexed_meanwhile(
         self, make_index, model, tmp_path, vector

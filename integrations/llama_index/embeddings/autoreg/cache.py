@@ -35,7 +35,9 @@ class VectorCache(BaseKVStore):
 
     @staticmethod
     def keys(fingerprint: str, role: Role, texts: Sequence[str]) -> list[str]:
-        """Return the key of each text's vector."""
+        """Return the key of each text's vector; TypeError if one is no text."""
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a list of texts is needed, each of them a str")
         return [
             f"{fingerprint}-{role}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}"
             for text in texts

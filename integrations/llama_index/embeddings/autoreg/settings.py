@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from llama_index.core.bridge.pydantic import (
     ConfigDict,
@@ -23,7 +23,19 @@ from autoreg_rag.sharing import SharedModel
 Result = TypeVar("Result")
 
 
-class ModelSettings(BaseComponent):
+class FromDump(BaseComponent):
+    """A component that can be validated from its own dump."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_class_name(cls, data: Any) -> Any:
+        """Take the dump of a component of this class, which names its class, as it is."""
+        if isinstance(data, dict) and data.get("class_name") == cls.class_name():
+            return {key: value for key, value in data.items() if key != "class_name"}
+        return data
+
+
+class ModelSettings(FromDump):
     """A component that works with a model, which it loads when it first needs it.
 
     Components with equal settings share one model. A dictionary, JSON or pickle
@@ -78,19 +90,24 @@ class ModelSettings(BaseComponent):
     )
 
     _shared: SharedModel | None = PrivateAttr(default=None)
+    _found: str | None = PrivateAttr(default=None)
 
     @field_validator("model_name", mode="before")
     @classmethod
     def _in_full(cls, name: Any) -> Any:
         return full_name(name) if name is None or isinstance(name, str | Path) else name
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_class_name(cls, data: Any) -> Any:
-        """Take the dump of a component of this class, which names its class, as it is."""
-        if isinstance(data, dict) and data.get("class_name") == cls.class_name():
-            return {key: value for key, value in data.items() if key != "class_name"}
-        return data
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy.
+
+        With other settings of the model it does not insist on the fingerprint, unless
+        that was asked for, and not found by loading the model.
+        """
+        changed = dict(update or {})
+        was_found = self._found is not None and self.fingerprint == self._found
+        if was_found and changed.keys() & ModelSettings.model_fields.keys():
+            changed = {"fingerprint": None, **changed}
+        return super().model_copy(update=changed, deep=deep)
 
     @field_serializer("fingerprint")
     def _known_fingerprint(self, _: str | None) -> str:
@@ -126,6 +143,8 @@ class ModelSettings(BaseComponent):
         return result
 
     def _pin(self, model: SharedModel) -> None:
+        if self.fingerprint is None:
+            self._found = model.fingerprint
         self.__dict__["fingerprint"] = model.fingerprint  # past the guard of frozen fields
 
     def _model(self) -> SharedModel:
@@ -140,8 +159,14 @@ class ModelSettings(BaseComponent):
             "max_length": self.max_length,
         }
         settings = {key: value for key, value in chosen.items() if value is not None}
-        model = SharedModel(self.model_name, fingerprint=self.fingerprint, **settings)
-        # The last one is kept, so that the model stays loaded; a copy may have other settings.
-        if model != self._shared:
+        model = self._shared
+        # A copy may have other settings than the component that it was made from.
+        if (
+            model is None
+            or (model.name, model.settings) != (self.model_name, settings)
+            or self.fingerprint not in (None, model.fingerprint)
+        ):
+            # It is kept, so that the model stays loaded.
+            model = SharedModel(self.model_name, fingerprint=self.fingerprint, **settings)
             self._shared = model
-        return self._shared
+        return model

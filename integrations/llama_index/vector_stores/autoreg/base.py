@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -30,14 +31,15 @@ from autoreg_rag.corpus.records import Chunk, Hit
 from autoreg_rag.errors import StoreError
 from autoreg_rag.fusion import DEFAULT_ALPHA
 from autoreg_rag.index.hybrid import HybridSearch, best
-from autoreg_rag.stores import Store, Vectors, Where, open_store
+from autoreg_rag.stores import Store, Vectors, Where, check_url, open_store
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
 from autoreg_rag.stores.where import SOURCE, matches
 from llama_index.embeddings.autoreg import AutoRegEmbedding
+from llama_index.embeddings.autoreg.settings import FromDump
 from llama_index.vector_stores.autoreg.filters import alternatives
 
 
-class AutoRegVectorStore(BasePydanticVectorStore):
+class AutoRegVectorStore(FromDump, BasePydanticVectorStore):
     """An index that ``python -m autoreg_rag.index`` made, of either kind, open for reading.
 
     What a query finds are text nodes with the passage as text, its offsets, its
@@ -45,6 +47,7 @@ class AutoRegVectorStore(BasePydanticVectorStore):
     mode ``hybrid`` its fusion with BM25 (`autoreg_rag.fusion.hybrid_scores`). Neither
     an embedding nor an LLM reads the metadata. Files are added and removed by
     indexing the corpus again, which an open store of FAISS or of a Qdrant server sees.
+    Copies share the open index.
 
     Parameters
     ----------
@@ -64,7 +67,7 @@ class AutoRegVectorStore(BasePydanticVectorStore):
     model_config = ConfigDict(extra="forbid")
 
     stores_text: bool = Field(default=True, frozen=True)
-    place: str = Field(default=DEFAULT_PLACE, frozen=True)
+    place: str = Field(default=DEFAULT_PLACE, frozen=True, validate_default=True)
     collection: str = Field(default=COLLECTION, frozen=True)
     api_key: str | None = Field(default=None, frozen=True, exclude=True, repr=False)
 
@@ -73,13 +76,28 @@ class AutoRegVectorStore(BasePydanticVectorStore):
 
     @field_validator("place", mode="before")
     @classmethod
-    def _as_text(cls, place: Any) -> Any:
-        return str(place) if isinstance(place, Path) else place
+    def _in_full(cls, place: Any) -> Any:
+        if not isinstance(place, str | Path):
+            return place
+        try:
+            return check_url(str(place))
+        except StoreError:  # a folder, to be found from any other
+            return str(Path(place).expanduser().resolve())
 
     def model_post_init(self, context: Any, /) -> None:
         """Open the index."""
         self._store = open_store(self.place, api_key=self.api_key, collection=self.collection)
         self._hybrid = HybridSearch(self._store)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> AutoRegVectorStore:
+        # An embedded Qdrant admits no second one, and locks cannot be copied.
+        memo = {} if memo is None else memo
+        memo |= {id(one): one for one in (self._store, self._hybrid)}
+        return super().__deepcopy__(memo)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # LlamaIndex's own would try to pickle the open index, and log that it cannot.
+        return {"__dict__": dict(self.__dict__)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # LlamaIndex's own would hide that the index cannot be opened.
@@ -137,20 +155,25 @@ class AutoRegVectorStore(BasePydanticVectorStore):
         Raises
         ------
         ValueError
-            There is no query vector, or no question in the mode ``hybrid``; or the index
-            cannot search as is asked: only in the modes ``default`` and ``hybrid``, with
-            filters of ``==`` and ``in``, and an ``alpha`` from 0 to 1.
+            There is no query vector, or no question in the mode ``hybrid``; the question
+            is blank; or the index cannot search as is asked: only in the modes ``default``
+            and ``hybrid``, with filters of ``==`` and ``in``, an ``alpha`` from 0 to 1,
+            and no other keywords.
         StoreError
             The vector is of another dimension than the index, and so of another
             model.
         """
+        if kwargs:
+            raise ValueError(f"the index takes no {', '.join(kwargs)}: use filters or doc_ids")
         if query.mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.HYBRID):
             raise ValueError(f"the index cannot be queried in mode '{query.mode.value}'")
         if query.node_ids:
             raise ValueError("the index cannot search among node_ids: use doc_ids or filters")
-        needed = query.query_embedding is None or query.mode == VectorStoreQueryMode.HYBRID
-        if needed and query.query_str is not None and not query.query_str.strip():
-            raise ValueError("the question is empty")  # which LlamaIndex does not embed
+        question = query.query_str
+        is_needed = query.query_embedding is None or query.mode == VectorStoreQueryMode.HYBRID
+        # LlamaIndex does not embed the empty text: beside a vector it stands for none.
+        if question is not None and not question.strip() and (question or is_needed):
+            raise ValueError("the question is empty")
         vector = self._unit(query.query_embedding)
         wanted = alternatives(query.filters, query.doc_ids or None)
         if query.mode == VectorStoreQueryMode.HYBRID:
@@ -259,9 +282,12 @@ class AutoRegVectorStore(BasePydanticVectorStore):
         return unit
 
     def _read_only(self) -> StoreError:
+        options = self._store.options().replace("NEW_DIR", shlex.quote(self.place))
+        options = options.replace("NEW_NAME", shlex.quote(self.collection))
         return StoreError(
             f"{self.place} cannot be changed through LlamaIndex: change the files of its corpus "
-            "and run 'python -m autoreg_rag.index CORPUS' again, which adds, replaces and removes"
+            f"and run 'python -m autoreg_rag.index CORPUS {options}' again, which adds, replaces "
+            "and removes"
         )
 
 
