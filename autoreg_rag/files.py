@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -14,6 +15,16 @@ _UMASK = os.umask(0o077)
 """What this process takes from new files; read once, since reading it means to change it."""
 os.umask(_UMASK)
 
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP}
+"""What file systems, above all of networks, say that do not sync folders."""
+
+_STAYS = {errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS}
+"""Why a folder cannot be replaced: it is a mount point, or its parent may not be written."""
+
+
+class KeptFolderError(OSError):
+    """A folder is there, and another cannot take its place."""
+
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable, where the system can."""
@@ -22,6 +33,9 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
     finally:
         os.close(descriptor)
 
@@ -51,16 +65,31 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, sign: str = "") -> Iterator[Path]:
     """Yield a temporary sibling folder that becomes `path` when the block ends well.
+
+    Where `path` is a link, it becomes the folder that it leads to. The working folder stays
+    the one it is, since nobody who stands in it would see another: it gets the files one by
+    one.
+
+    Parameters
+    ----------
+    path
+        It may be there if it is empty.
+    sign
+        The file without which nobody takes the folder for whole; it comes last.
 
     Raises
     ------
     FileExistsError
         Something stands at `path` when the block ends; it is left as it was.
+    KeptFolderError
+        `path` is an empty folder that has to stay.
     """
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    with _explained(path):
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
         for item in temporary.rglob("*"):
@@ -74,11 +103,32 @@ def whole_folder(path: Path) -> Iterator[Path]:
         temporary.chmod(0o777 & ~_UMASK)
         if path.exists() and any(path.iterdir()):
             raise FileExistsError(f"{path} already exists")
-        temporary.replace(path)
+        with _explained(path):
+            if path.is_dir() and path.samefile(Path()):
+                for item in sorted(temporary.iterdir(), key=lambda item: item.name == sign):
+                    item.replace(path / item.name)
+                temporary.rmdir()
+                sync_folder(path)
+            else:
+                temporary.replace(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say what to do if a folder cannot be replaced."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _STAYS and path.is_dir():
+            raise KeptFolderError(
+                f"nothing can take the place of {path} ({error.strerror}), which is a mount point "
+                "or in a folder without rights to write: choose a folder inside it"
+            ) from error
+        raise
 
 
 def sha256(path: Path) -> str:

@@ -1,9 +1,11 @@
+import errno
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
-from autoreg_rag.files import write_whole
+from autoreg_rag.files import sync_folder, whole_folder, write_whole
 
 
 def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
@@ -27,3 +29,50 @@ def test_a_pipe_takes_the_content_and_stays_a_pipe(tmp_path):
     reader.join()
     assert read == [b"content"]
     assert pipe.is_fifo()
+
+
+def test_a_link_to_an_empty_folder_stays_and_the_folder_is_filled(tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.mkdir()
+    link.symlink_to(target)
+    with whole_folder(link) as folder:
+        (folder / "a").write_text("content")
+    assert link.is_symlink()
+    assert (target / "a").read_text() == "content"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "target"]
+
+
+def test_the_working_folder_is_filled_the_sign_last(tmp_path, monkeypatch):
+    working = tmp_path / "working"
+    working.mkdir()
+    monkeypatch.chdir(working)
+    before = working.stat().st_ino
+    moved = []
+    replace = Path.replace
+    monkeypatch.setattr(
+        Path, "replace", lambda *paths: moved.append(paths[1].name) or replace(*paths)
+    )
+    with whole_folder(Path(), "a") as folder:
+        for name in "abc":
+            (folder / name).write_text(name)
+    assert sorted(moved) == ["a", "b", "c"]
+    assert moved[-1] == "a"
+    assert sorted(path.name for path in Path().iterdir()) == ["a", "b", "c"]
+    assert working.stat().st_ino == before
+    assert list(tmp_path.iterdir()) == [working]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot sync folders")
+def test_a_file_system_that_cannot_sync_folders_will_do(tmp_path, monkeypatch):
+    def fail(code):
+        def fsync(descriptor):
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    for code in (errno.EINVAL, errno.ENOTSUP):
+        fail(code)
+        sync_folder(tmp_path)
+    fail(errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        sync_folder(tmp_path)

@@ -31,6 +31,9 @@ DEFAULT_EXCLUDES = (
 )
 """Left out of every corpus, as patterns of a ``.gitignore``: hidden files and usual junk."""
 
+_ODD = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters, line breaks, and stand-ins for bytes that are not UTF-8."""
+
 
 class EmptyCorpusError(CorpusError):
     """A corpus is gone, or there is nothing in it to be indexed."""
@@ -147,22 +150,25 @@ def find_files(
     Raises
     ------
     CorpusError
-        At once: `root` cannot be read, or a pattern is malformed. At the end:
-        no file can be read.
+        At once: `root` cannot be read or is an index, or a pattern is malformed.
+        At the end: no file can be read.
     EmptyCorpusError
         At once: `root` is missing. At the end: there was no file to be taken.
     """
     root = Path(root)
     try:
         status = root.stat()
+        holds_index = is_index is not None and is_index(root)
     except OSError as error:
         is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
         kind = EmptyCorpusError if is_gone else CorpusError
-        raise kind(f"cannot read the corpus {root}: {error.strerror}") from error
+        raise kind(f"cannot read the corpus {shown(root)}: {error.strerror}") from error
     if stat.S_ISREG(status.st_mode):
-        return iter((CorpusFile(root, f"{name}/{_printable(root.name)}", status.st_size),))
+        return iter((CorpusFile(root, f"{name}/{_storable(root.name)}", status.st_size),))
     if not stat.S_ISDIR(status.st_mode):
-        raise CorpusError(f"the corpus {root} is neither a file nor a folder")
+        raise CorpusError(f"the corpus {shown(root)} is neither a file nor a folder")
+    if holds_index:
+        raise CorpusError(f"{shown(root)} is an index, not a corpus: name the folder of the texts")
     return _Walk(
         root=root,
         name=name,
@@ -176,7 +182,17 @@ def find_files(
 
 def corpus_name(root: Path) -> str:
     """Return the name of a corpus: the last part of its path."""
-    return root.resolve().name or "root"
+    return _storable(root.resolve().name) or "root"
+
+
+def corpus_path(root: Path) -> str:
+    """Return the path of a corpus as an index notes it."""
+    return _storable(str(root.resolve()))
+
+
+def shown(text: object) -> str:
+    """Return a path, or a message that names files, in one line that can be printed."""
+    return _ODD.sub(lambda odd: odd[0].encode("unicode_escape").decode(), str(text))
 
 
 def check_corpus(
@@ -226,7 +242,7 @@ class _Walk:
     visited: set[tuple[int, int]] = field(default_factory=set)
     found: int = 0
     skipped: int = 0  # files, not folders
-    failed: int = 0
+    first_error: ReadError | None = None
 
     def files(self) -> Iterator[CorpusFile]:
         """Yield the files; a stack, since a tree may be deeper than Python's recursion limit."""
@@ -240,9 +256,10 @@ class _Walk:
                     self.found += 1
                     yield file
             except OSError as error:
-                self.failed += 1
                 source = self._source(relative)
-                self.on_error(source, ReadError(f"{source}: {error.strerror}"))
+                failure = ReadError(f"{source}: {error.strerror}")
+                self.first_error = self.first_error or failure
+                self.on_error(source, failure)
         self._check()
 
     def _entries(self, folder: str) -> list[str]:
@@ -265,12 +282,14 @@ class _Walk:
 
     def _file(self, relative: str) -> CorpusFile | None:
         """Give the file if it is to be taken; OSError if it cannot be looked at."""
+        path = self.root / relative
+        if path.is_symlink() and not self.excluded.match_file(f"{relative}/"):
+            path.stat()  # one that leads nowhere may be a folder's, with all that lies below it
         if self.wanted is not None and not self.wanted.match_file(relative):
             return None
         if self.wanted is None and format_of(relative) is None:
             self._skip(relative, "not a known format")
             return None
-        path = self.root / relative
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait forever
             self._skip(relative, "not a regular file")
@@ -282,22 +301,24 @@ class _Walk:
         self.on_skip(self._source(relative), reason)
 
     def _source(self, relative: str) -> str:
-        return f"{self.name}/{_printable(relative)}"
+        return f"{self.name}/{_storable(relative)}"
 
     def _check(self) -> None:
         """Raise CorpusError if the walk came back with nothing."""
         if self.found:
             return
-        if self.failed:
-            raise CorpusError(f"none of the files in {self.root} can be read")
+        root = shown(self.root)
+        if self.first_error:
+            first = shown(self.first_error)
+            raise CorpusError(f"none of the files in {root} can be read; the first: {first}")
         if self.wanted is not None:
-            raise EmptyCorpusError(f"no file in {self.root} matches the patterns asked for")
+            raise EmptyCorpusError(f"no file in {root} matches the patterns asked for")
         if self.skipped:
             raise EmptyCorpusError(
-                f"none of the {self.skipped} files in {self.root} has a known format; "
+                f"none of the {self.skipped} files in {root} has a known format; "
                 "those that match a pattern given as a glob are read as text"
             )
-        raise EmptyCorpusError(f"there are no files in {self.root}; hidden ones are left out")
+        raise EmptyCorpusError(f"there are no files in {root}; hidden ones are left out")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -307,7 +328,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _printable(name: str) -> str:
+def _storable(name: str) -> str:
     """Give a file name as valid Unicode, with escapes for bytes that are not UTF-8."""
     return name.encode("utf-8", "backslashreplace").decode()
 
@@ -320,8 +341,8 @@ def _patterns(lines: Sequence[str]) -> GitIgnoreSpec:
 
 
 def _log_skip(source: str, reason: str) -> None:
-    logger.info("%s skipped: %s", source, reason)
+    logger.info("%s skipped: %s", shown(source), reason)
 
 
 def _log_error(source: str, error: ReadError) -> None:
-    logger.warning("%s", error)
+    logger.warning("%s", shown(error))

@@ -103,8 +103,8 @@ _FORMAT_OF = dict.fromkeys(_LANGUAGE_OF, Format.CODE) | {
     ".tsv": Format.CSV,
 }
 
-_GZIPPED = {Format.JSONL, Format.CSV}
-"""The formats that are also read from gzip: those that are streamed."""
+STREAMED = {Format.JSONL, Format.CSV}
+"""Formats that are read line by line, however large, from gzip too."""
 
 
 def format_of(name: str) -> Format | None:
@@ -113,7 +113,7 @@ def format_of(name: str) -> Format | None:
     if path.suffix != ".gz":
         return _FORMAT_OF.get(path.suffix)
     inner = _FORMAT_OF.get(path.with_suffix("").suffix)
-    return inner if inner in _GZIPPED else None
+    return inner if inner in STREAMED else None
 
 
 def language_of(name: str) -> str | None:

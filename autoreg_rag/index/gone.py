@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from autoreg_rag.corpus import EmptyCorpusError, corpus_name
+from autoreg_rag.corpus.files import corpus_path
 from autoreg_rag.errors import StoreError
 from autoreg_rag.stores.base import Store
 
@@ -29,7 +30,7 @@ def check_gone(
         Whether it may be taken out.
     """
     name = corpus_name(root)
-    if corpora.get(name) != str(root.resolve()):
+    if corpora.get(name) != corpus_path(root):
         raise error
     if not allow_empty:
         raise EmptyCorpusError(

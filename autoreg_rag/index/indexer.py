@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from autoreg_rag.corpus import (
     find_files,
     read_documents,
 )
+from autoreg_rag.corpus.files import corpus_path, shown
+from autoreg_rag.corpus.formats import STREAMED, format_of
 from autoreg_rag.errors import CorpusError, ReadError
 from autoreg_rag.index.block import Block, OpenFile
 from autoreg_rag.index.gone import check_gone
@@ -83,6 +86,7 @@ class Indexer:
     show_progress: bool = False
     _summary: Summary = field(default_factory=Summary, init=False)
     _parts: ScoreParts | None = field(default=None, init=False)
+    _short: set[str] = field(default_factory=set, init=False)
 
     def run(self, *roots: str | Path) -> Summary:
         """Index folders or files: add, replace, keep and remove what needs it.
@@ -102,9 +106,9 @@ class Indexer:
         Raises
         ------
         CorpusError
-            A root is missing or holds nothing to index, be it that `allow_empty`
-            is not set or that the index does not know it; none of the files can
-            be read; two roots have the same name; or the index has a corpus of
+            A root is missing, is an index or holds nothing to index, be it that
+            `allow_empty` is not set or that the index does not know it; none of the
+            files can be read; two roots have the same name; or the index has a corpus of
             that name from another path and `moved` is not set.
         StoreError
             The store cannot be written.
@@ -118,6 +122,7 @@ class Indexer:
         known = self.store.manifest.corpora
         self._check_names(corpora)
         self._parts = ScoreParts(self.model) if self.score_parts else None
+        self._short = _short_files(self.store)
         try:
             for name, root in corpora.items():
                 self._index_corpus(name, root, known)
@@ -131,29 +136,35 @@ class Indexer:
         self._summary.chunks = len(self.store)
         self._summary.seconds = time.monotonic() - start
         if self._summary.failed and not self._summary.files:
+            for name in corpora.keys() & self.store.manifest.corpora.keys():
+                self._note_corpus(name, known.get(name))
             raise CorpusError(f"no file could be read; the first: {self._summary.failures[0]}")
         return self._summary
 
     def _check_names(self, corpora: dict[str, Path]) -> None:
         """Refuse a corpus that would take the place of another one of the same name."""
         for name, root in corpora.items():
-            other = self.store.manifest.corpora.get(name, str(root))
-            if other != str(root) and not self.moved:
+            path = corpus_path(root)
+            other = self.store.manifest.corpora.get(name, path)
+            if other != path and not self.moved:
                 raise CorpusError(
-                    f"the index already holds a corpus called {name!r}, of {other}: if it has "
-                    f"moved to {root}, say so with --moved; else rename the folder, or index "
-                    "into another place with --out"
+                    f"the index already holds a corpus called {name!r}, of {shown(other)}: if it "
+                    f"has moved to {shown(path)}, say so with --moved; else rename the folder, or "
+                    "index into another place with --out"
                 )
 
     def _index_corpus(self, name: str, root: Path, known: Mapping[str, str]) -> None:
         seen: set[str] = set()
         unreadable: list[str] = []
-        if self.store.manifest.corpora.get(name) != str(root):
-            self._note_corpus(name, str(root))
+        path = corpus_path(root)
+        if self.store.manifest.corpora.get(name) != path:
+            self._note_corpus(name, path)
         try:
             self._index_found(name, root, seen, unreadable)
-        except EmptyCorpusError as error:
+        except CorpusError as error:
             self._note_corpus(name, known.get(name))  # as it was before this run
+            if not isinstance(error, EmptyCorpusError):
+                raise
             check_gone(error, root, known, allow_empty=self.allow_empty)
         for source in list(self.store.sources()):
             gone = source.startswith(f"{name}/") and source not in seen
@@ -178,7 +189,7 @@ class Indexer:
             self._fail(error)
 
         def skip(source: str, reason: str) -> None:
-            self._summary.skip(f"{source}: {reason}")
+            self._summary.skip(shown(f"{source}: {reason}"))
 
         def files(**callbacks: Any) -> Iterator[CorpusFile]:
             return find_files(
@@ -222,14 +233,20 @@ class Indexer:
 
     def _open(self, file: CorpusFile) -> OpenFile | None:
         """Return the file if its chunks must be made, else None."""
+        record = self.store.file(file.source)
+        is_streamed = format_of(file.source) in STREAMED
+        if record is None and not is_streamed and file.size > self.max_bytes:
+            # The reader would say so, too, but only after all of it was hashed.
+            limit = f"larger than the limit of {self.max_bytes:,} bytes"
+            self._fail(ReadError(f"{file.source}: {limit}"))
+            return None
         try:
             state = file_state(file)
             digest = file_digest(file, f"readers {READER_VERSION}, {self.chunker.settings}")
         except ReadError as error:
             self._fail(error)
             return None
-        record = self.store.file(file.source)
-        if record is None or record.digest != digest:
+        if record is None or record.digest != digest or file.source in self._short:
             return OpenFile(file, digest, state, is_new=record is None)
         self._summary.unchanged += 1
         if record.failed:
@@ -252,5 +269,15 @@ class Indexer:
             raise ReadError(f"{file.source}: changed while it was read; run again")
 
     def _fail(self, error: ReadError, count: int = 1) -> None:
-        logger.warning("%s", error)
-        self._summary.fail(str(error), count)
+        message = shown(error)
+        logger.warning("%s", message)
+        self._summary.fail(message, count)
+
+
+def _short_files(store: Store) -> set[str]:
+    """Return the files that have a record, but not all chunks: other programs deleted some."""
+    wanted = {record.source: record.chunks for record in store.files()}
+    if sum(wanted.values()) == len(store):
+        return set()
+    found = Counter(chunk.source for chunk in store.chunks())
+    return {source for source, count in wanted.items() if found[source] < count}

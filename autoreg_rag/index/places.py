@@ -40,7 +40,7 @@ def kept_if_used(create: Callable[[], Store], folder: Path | None) -> Iterator[S
         is_unused = next(store.sources(), None) is None
         store.close()
         if folder is not None and is_new and is_unused:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder.resolve())
         raise
     finally:
         store.close()

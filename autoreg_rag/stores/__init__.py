@@ -5,7 +5,7 @@ Opening one imports its library, FAISS or Qdrant's client, and not before.
 
 from autoreg_rag.stores.base import FileRecord, Manifest, Store, Vectors, Where
 from autoreg_rag.stores.fingerprint import check_fingerprint
-from autoreg_rag.stores.location import Kind, check_url, create_store, open_store
+from autoreg_rag.stores.location import Kind, check_url, create_store, full_place, open_store
 
 __all__ = [
     "FileRecord",
@@ -17,5 +17,6 @@ __all__ = [
     "check_fingerprint",
     "check_url",
     "create_store",
+    "full_place",
     "open_store",
 ]

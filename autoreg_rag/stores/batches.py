@@ -27,8 +27,13 @@ def checked_queries(queries: Vectors, k: int, dimension: int) -> Vectors:
 
 def checked_batch(
     chunks: Sequence[Chunk], vectors: Vectors, dimension: int
-) -> tuple[list[Chunk], Vectors]:
-    """Return the chunks and their vectors, of an id that comes twice only the last.
+) -> tuple[list[Chunk], Vectors, list[str]]:
+    """Return the chunks, of an id that comes twice only the last, and what belongs to them.
+
+    Returns
+    -------
+    chunks, vectors, metadata
+        The metadata as `encoded_metadata` gives it.
 
     Raises
     ------
@@ -37,35 +42,33 @@ def checked_batch(
         if a chunk holds what UTF-8 or JSON cannot.
     """
     array = _checked_vectors(vectors, len(chunks), dimension)
-    check_texts(chunks)
+    metadata = encoded_metadata(chunks)
     last = {chunk.id: place for place, chunk in enumerate(chunks)}
     places = list(last.values())
-    return [chunks[place] for place in places], array[places]
+    return [chunks[place] for place in places], array[places], [metadata[place] for place in places]
 
 
-def encoded_metadata(chunk: Chunk) -> str:
-    """Return a chunk's metadata as a JSON object."""
-    try:
-        return json.dumps(dict(chunk.metadata), ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"metadata of {chunk.source!r} cannot be stored: {error}") from error
-
-
-def check_texts(chunks: Sequence[Chunk]) -> None:
-    """Refuse chunks that hold what UTF-8 or JSON cannot.
+def encoded_metadata(chunks: Sequence[Chunk]) -> list[str]:
+    """Return each chunk's metadata as a JSON object.
 
     Raises
     ------
     StoreError
-        If there is one.
+        If a chunk, its text included, holds what UTF-8 or JSON cannot.
     """
+    encoded = []
     for chunk in chunks:
         try:
-            (chunk.text + chunk.source + encoded_metadata(chunk)).encode()
+            metadata = json.dumps(dict(chunk.metadata), ensure_ascii=False, allow_nan=False)
+            (chunk.text + chunk.source + metadata).encode()
         except UnicodeEncodeError as error:
             raise StoreError(
                 f"a chunk of {chunk.source!r} cannot be stored: it holds half a character ({error})"
             ) from error
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"metadata of {chunk.source!r} cannot be stored: {error}") from error
+        encoded.append(metadata)
+    return encoded
 
 
 def _checked_vectors(vectors: Vectors, count: int, dimension: int) -> Vectors:

@@ -41,7 +41,7 @@ def _explain(error: OSError | sqlite3.Error, folder: Path) -> StoreError:
             "what was stored before is safe"
         )
     if code in _NO_RIGHT or "readonly database" in text:
-        return StoreError(f"no right to write to {folder}: change its permissions or its place")
+        return StoreError(f"no right to use {folder}: change its permissions or its place")
     if "not a database" in text or "malformed" in text:
         return damaged(folder, text)
     if "unable to open" in text:

@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from autoreg_rag.errors import StoreError
-from autoreg_rag.files import sync_folder, whole_folder
+from autoreg_rag.files import KeptFolderError, sync_folder, whole_folder
 
 _LOCK = "write.lock"
 _TEMPORARY_SUFFIX = "?" * 8  # as `tempfile` makes them
@@ -34,20 +34,33 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path, sign: str) -> Iterator[Path]:
     """Give an empty folder, which takes the place of `folder` when the block ends well.
 
     `folder` must not be there yet, or be empty. What a killed process left of
     an earlier try is removed, if it got as far as to lock it.
+
+    Parameters
+    ----------
+    folder, sign
+        See `whole_folder`.
+
+    Raises
+    ------
+    StoreError
+        `folder` has to stay.
     """
+    folder = folder.resolve()
     for left in folder.parent.glob(f".{glob.escape(folder.name)}.{_TEMPORARY_SUFFIX}"):
         if (left / _LOCK).is_file():
             _remove_unowned(left)
     lock = None
     try:
-        with whole_folder(folder) as temporary:
+        with whole_folder(folder, sign) as temporary:
             lock = write_lock(temporary)
             yield temporary
+    except KeptFolderError as error:
+        raise StoreError(str(error)) from error
     finally:
         if lock:
             lock.release()

@@ -130,6 +130,12 @@ def check_url(url: str) -> str:
     return url
 
 
+def full_place(location: Path | str) -> str:
+    """Return the place of an index by which it is found from any folder."""
+    place = _place(location)
+    return str(place.expanduser().resolve()) if isinstance(place, Path) else place
+
+
 def _check_collection(name: str) -> None:
     if name != COLLECTION:
         raise StoreError(f"--collection {name} goes with Qdrant only: a FAISS folder is one index")

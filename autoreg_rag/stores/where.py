@@ -54,7 +54,7 @@ def conditions(where: Where | None) -> list[Condition]:
                 condition.flags.append(value)
             elif isinstance(value, str):
                 condition.texts.append(value)
-            elif isinstance(value, int | float) and math.isfinite(value):
+            elif isinstance(value, int | float) and _is_finite(key, value):
                 condition.numbers.append(value)
             else:
                 raise StoreError(
@@ -62,6 +62,14 @@ def conditions(where: Where | None) -> list[Condition]:
                 )
         found.append(condition)
     return found
+
+
+def _is_finite(key: str, number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        # Too long for a float, and maybe for a message, too.
+        raise StoreError(f"cannot filter '{key}' by a number that large") from None
 
 
 def matches(chunk: Chunk, where: Where) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 from langchain_core.embeddings import Embeddings
 
 from autoreg_rag.model import AutoRegModel
-from autoreg_rag.stores import open_store
+from autoreg_rag.stores import full_place, open_store
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
-from langchain_autoreg.settings import ModelSettings, full_place
+from langchain_autoreg.settings import ModelSettings
 
 
 class AutoRegEmbeddings(ModelSettings, Embeddings):

@@ -9,10 +9,9 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
 
 from autoreg_rag.config import Pooling
-from autoreg_rag.errors import StoreError
 from autoreg_rag.model import DEFAULT, AutoRegModel, full_name
 from autoreg_rag.sharing import SharedModel
-from autoreg_rag.stores import check_url
+from autoreg_rag.stores import full_place
 
 Result = TypeVar("Result")
 
@@ -21,17 +20,11 @@ def _in_full(name: Any) -> Any:
     return full_name(name) if isinstance(name, str | Path) else name
 
 
-def full_place(place: Any) -> Any:
-    """Return the place of an index by which it is found from any folder."""
-    if not isinstance(place, str | Path):
-        return place
-    try:
-        return check_url(str(place))
-    except StoreError:  # a folder
-        return str(Path(place).expanduser().resolve())
+def _found_from_anywhere(place: Any) -> Any:
+    return full_place(place) if isinstance(place, str | Path) else place
 
 
-Place = Annotated[str, BeforeValidator(full_place)]
+Place = Annotated[str, BeforeValidator(_found_from_anywhere)]
 """The absolute path of an index's folder, or the URL of a Qdrant server."""
 
 ModelName = Annotated[str, BeforeValidator(_in_full)]

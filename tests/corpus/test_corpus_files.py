@@ -195,11 +195,24 @@ def test_links_that_lead_nowhere_are_failures_that_say_so(tmp_path: Path) -> Non
 
 
 @needs_links
-def test_a_folder_where_every_file_fails_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("globs", [[], ["*.txt"]])
+def test_a_link_that_leads_nowhere_may_have_led_to_a_folder(tmp_path: Path, globs) -> None:
+    fill(tmp_path, "a.txt")
+    (tmp_path / "folder").symlink_to(tmp_path / "nothing", target_is_directory=True)
+    (tmp_path / "venv").symlink_to(tmp_path / "nothing", target_is_directory=True)
+    found = Findings(tmp_path, globs=globs)
+    assert found.sources == ["corpus/a.txt"]
+    assert str(found.failed["corpus/folder"]) == "corpus/folder: No such file or directory"
+    assert len(found.failed) == 1
+
+
+@needs_links
+def test_a_folder_where_every_file_fails_is_an_error_that_says_why(tmp_path: Path) -> None:
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nothing")
+    (tmp_path / "self.txt").symlink_to(tmp_path / "self.txt")
     error = Findings(tmp_path).error
     assert not isinstance(error, EmptyCorpusError)
-    assert "can be read" in str(error)
+    assert str(error).endswith("can be read; the first: corpus/gone.txt: No such file or directory")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
@@ -303,6 +316,25 @@ def test_a_range_that_runs_backwards_is_a_malformed_pattern(tmp_path: Path) -> N
     fill(tmp_path, "a.txt")
     with pytest.raises(CorpusError, match="malformed"):
         find_files(tmp_path, "corpus", globs=["[z-a].txt"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
+def test_an_error_is_one_line_whatever_a_file_is_called(tmp_path: Path, caplog) -> None:
+    root = tmp_path / "two\nlines"
+    root.mkdir()
+    with pytest.raises(EmptyCorpusError, match=r"two\\nlines; hidden") as caught:
+        list(find_files(root, "corpus"))
+    (root / "go\x1b[31mne\u2028.txt").symlink_to(tmp_path / "nothing")
+    with pytest.raises(CorpusError, match=r"corpus/go\\x1b\[31mne\\u2028.txt: No such") as caught:
+        list(find_files(root, "corpus"))
+    assert str(caught.value).isprintable()
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+
+
+def test_a_corpus_that_is_an_index_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="is an index, not a corpus") as caught:
+        find_files(fill(tmp_path, "a.txt"), "corpus", is_index=lambda _: True)
+    assert not isinstance(caught.value, EmptyCorpusError)
 
 
 def test_a_folder_that_is_an_index_is_left_out(tmp_path: Path) -> None:

@@ -60,3 +60,11 @@ def contents(store, model):
         scores = [hits[0].score for hits in store.search(vectors, 1)]
         np.testing.assert_allclose(scores, 1, atol=1e-3)
     return chunks, list(store.files())
+
+
+def texts_by_source(store):
+    """The texts of each source, in their order."""
+    found = {}
+    for chunk in store.chunks():
+        found.setdefault(chunk.source, []).append(chunk)
+    return {s: [c.text for c in sorted(cs, key=lambda c: c.start)] for s, cs in found.items()}

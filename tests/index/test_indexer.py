@@ -1,21 +1,18 @@
 import logging
-import shutil
+import os
+import sqlite3
+from contextlib import closing
 
 import pytest
+from qdrant_client import QdrantClient
 
-from autoreg_rag.corpus import read_documents
+from autoreg_rag.corpus import Chunker, read_documents
 from autoreg_rag.errors import CorpusError, StoreError
-from autoreg_rag.stores import open_store
+from autoreg_rag.index.indexer import Indexer
+from autoreg_rag.stores import Manifest, create_store, open_store
 from autoreg_rag.stores.faiss.store import FaissStore
 from autoreg_rag.stores.qdrant.store import QdrantStore
-from tests.index.conftest import contents
-
-
-def texts_by_source(store):
-    found = {}
-    for chunk in store.chunks():
-        found.setdefault(chunk.source, []).append(chunk)
-    return {s: [c.text for c in sorted(cs, key=lambda c: c.start)] for s, cs in found.items()}
+from tests.index.conftest import contents, texts_by_source
 
 
 def test_chunks_point_into_their_files(run, corpus, tmp_path, tiny_model):
@@ -108,132 +105,17 @@ def test_a_file_that_breaks_off_leaves_none_of_its_new_chunks(run, corpus, tmp_p
         assert len(texts_by_source(store)["corpus/rows.jsonl.gz"]) == 400
 
 
-def test_nothing_that_can_be_read_is_an_error(run, corpus, tmp_path):
-    folder = tmp_path / "bad"
-    folder.mkdir()
-    with pytest.raises(CorpusError, match="no files in"):
-        run(folder)
-    (folder / "bad.txt").write_bytes(b"\x00\x00")
-    with pytest.raises(CorpusError, match="no file could be read"):
-        run(folder)
-    with pytest.raises(CorpusError, match="cannot read the corpus"):
-        run(tmp_path / "missing")
-
-
-def test_a_folder_that_was_not_reached_is_not_noted(run, corpus, tmp_path):
-    empty, elsewhere = tmp_path / "empty", tmp_path / "elsewhere" / "corpus"
-    for folder in (empty, elsewhere):
-        folder.mkdir(parents=True)
-    (elsewhere / "a.txt").write_text("Another corpus of that name.")
-    with pytest.raises(CorpusError, match="no files in"):
-        run(empty, corpus.folder)
-    assert run(elsewhere).added == 1
-
-
-def test_two_corpora_live_side_by_side(run, corpus, tmp_path):
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "a.txt").write_text("The other corpus.")
-    run(corpus.folder)
-    summary = run(other)
-    assert (summary.added, summary.removed) == (1, 0)
+@pytest.mark.parametrize("globs", [[], ["*.txt"]])
+def test_what_lay_below_a_link_that_leads_nowhere_now_is_kept(run, corpus, tmp_path, globs):
+    target = tmp_path / "disk"
+    (corpus.folder / "deep").rename(target)
+    (corpus.folder / "deep").symlink_to(target)
+    run(corpus.folder, globs=globs)
+    target.rename(tmp_path / "unmounted")
+    summary = run(corpus.folder, globs=globs)
+    assert (summary.removed, summary.failed) == (0, 1)
     with open_store(tmp_path / "index") as store:
-        assert set(store.manifest.corpora) == {"corpus", "other"}
-        assert len(texts_by_source(store)) == 4
-
-
-def test_a_second_corpus_of_the_same_name_is_refused(run, corpus, tmp_path):
-    run(corpus.folder)
-    twin = tmp_path / "elsewhere" / "corpus"
-    twin.mkdir(parents=True)
-    (twin / "x.txt").write_text("text")
-    with pytest.raises(CorpusError, match="already holds a corpus called 'corpus'"):
-        run(twin)
-    with pytest.raises(CorpusError, match="same name"):
-        run(corpus.folder, twin)
-
-
-def test_a_folder_that_is_named_twice_is_indexed_once(run, corpus):
-    assert run(corpus.folder, corpus.folder / "deep" / "..").added == 3
-
-
-def test_a_corpus_that_moved_is_the_same_corpus_if_the_user_says_so(run, corpus, tmp_path):
-    run(corpus.folder)
-    moved = tmp_path / "elsewhere" / "corpus"
-    moved.parent.mkdir()
-    corpus.folder.rename(moved)
-    with pytest.raises(CorpusError, match="--moved"):
-        run(moved)
-    assert run(moved, moved=True).unchanged == 3
-    assert run(moved).unchanged == 3
-
-
-@pytest.fixture
-def beside(run, corpus, tmp_path):
-    """Index the corpus and another one, and give the folder of the other."""
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "a.txt").write_text("The other corpus.")
-    run(corpus.folder, other)
-    return other
-
-
-@pytest.mark.parametrize("folder_stays", [False, True])
-def test_a_corpus_of_which_nothing_is_left_is_removed_if_the_user_says_so(
-    run, corpus, beside, tmp_path, folder_stays
-):
-    shutil.rmtree(corpus.folder)
-    if folder_stays:
-        corpus.folder.mkdir()
-    with pytest.raises(CorpusError, match="--allow-empty removes the corpus 'corpus'"):
-        run(corpus.folder)
-    with open_store(tmp_path / "index") as store:
-        assert len(texts_by_source(store)) == 4
-        assert set(store.manifest.corpora) == {"corpus", "other"}
-    summary = run(corpus.folder, beside, allow_empty=True, show_progress=True)
-    assert (summary.removed, summary.unchanged, summary.files) == (3, 1, 1)
-    with open_store(tmp_path / "index") as store:
-        assert list(store.sources()) == ["other/a.txt"]
-        assert store.manifest.corpora == {"other": str(beside)}
-
-
-def test_the_last_corpus_of_an_index_can_be_removed(run, corpus, tmp_path):
-    run(corpus.folder)
-    assert run(corpus.folder, globs=["*.none"], allow_empty=True).removed == 3
-    with open_store(tmp_path / "index") as store:
-        assert (len(store), list(store.sources()), store.manifest.corpora) == (0, [], {})
-    assert run(corpus.folder).added == 3
-
-
-def test_only_a_corpus_that_the_index_knows_is_removed(run, corpus, tmp_path):
-    run(corpus.folder)
-    for unknown in (tmp_path / "missing", tmp_path / "elsewhere" / "corpus"):
-        for _ in range(2):  # to be named once does not make it known
-            with pytest.raises(CorpusError, match="cannot read the corpus") as caught:
-                run(unknown, moved=True, allow_empty=True)
-            assert "--allow-empty" not in str(caught.value)
-    with open_store(tmp_path / "index") as store:
-        assert store.manifest.corpora == {"corpus": str(corpus.folder)}
-        assert len(texts_by_source(store)) == 3
-
-
-def test_files_that_cannot_be_read_do_not_make_a_corpus_empty(run, corpus, tmp_path):
-    run(corpus.folder)
-    shutil.rmtree(corpus.folder)
-    corpus.folder.mkdir()
-    (corpus.folder / "a.txt").symlink_to(tmp_path / "nothing")
-    with pytest.raises(CorpusError, match="can be read"):
-        run(corpus.folder, allow_empty=True)
-    with open_store(tmp_path / "index") as store:
-        assert len(texts_by_source(store)) == 3
-
-
-def test_an_index_inside_the_corpus_is_no_part_of_it(run, corpus):
-    place = corpus.folder / "my-index"
-    first = run(corpus.folder, place=place)
-    second = run(corpus.folder, place=place)
-    assert (first.added, second.unchanged, second.files) == (3, 3, 3)
-    assert second.skips == ["corpus/my-index/: an index"]
+        assert "corpus/deep/c.txt" in texts_by_source(store)
 
 
 def test_files_that_the_patterns_leave_out_now_are_removed(run, corpus):
@@ -265,6 +147,68 @@ def test_a_file_that_changes_while_it_is_read_is_not_stored(run, corpus, tmp_pat
     assert run(corpus.folder).added == 1
 
 
+def test_chunks_that_another_program_deleted_are_made_again(run, corpus, tmp_path, tiny_model):
+    place = tmp_path / "index"
+    run(corpus.folder)
+    with open_store(place) as store:
+        before = contents(store, tiny_model)
+        lost = [c.id for c in before[0].values() if c.source == "corpus/a.txt"][1:]
+    if (place / "index.sqlite").exists():
+        with closing(sqlite3.connect(place / "index.sqlite")) as database, database:
+            database.executemany("DELETE FROM chunks WHERE id = ?", [(id_,) for id_ in lost])
+    else:
+        client = QdrantClient(path=str(place))
+        client.delete("autoreg", lost)
+        client.close()
+    summary = run(corpus.folder)
+    assert (summary.replaced, summary.unchanged) == (1, 2)
+    assert (summary.encoded, summary.resumed) == (len(lost), 1)
+    with open_store(place) as store:
+        assert contents(store, tiny_model) == before
+    assert run(corpus.folder).unchanged == 3
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_hashed(run, corpus, monkeypatch):
+    def hashed(file, settings):
+        raise AssertionError("this takes long")
+
+    monkeypatch.setattr("autoreg_rag.index.indexer.file_digest", hashed)
+    for path in corpus.folder.rglob("*.*"):
+        path.write_bytes(b"x" * 101)
+    with pytest.raises(CorpusError, match="larger than the limit of 100 bytes"):
+        run(corpus.folder, max_bytes=100)
+
+
+def test_the_limit_of_size_is_for_new_files_that_are_read_whole(run, corpus):
+    run(corpus.folder)
+    corpus.write("rows.jsonl", '{"text": "a row of the table"}\n' * 10)
+    corpus.write("new.txt", "x" * 101)
+    summary = run(corpus.folder, max_bytes=100)
+    assert (summary.added, summary.unchanged) == (1, 3)
+    assert summary.failures == ["corpus/new.txt: larger than the limit of 100 bytes"]
+
+
+def test_a_run_of_few_chunks_is_complete_without_an_approximate_index(
+    tiny_model, corpus, tmp_path, caplog
+):
+    manifest = Manifest(tiny_model.fingerprint(), tiny_model.reference, tiny_model.dimension)
+    chunker = Chunker(tiny_model.backbone.tokenizer.backend_tokenizer, 256, 0)
+    with create_store("faiss", tmp_path / "index", manifest, factory="IVF256,Flat") as store:
+        summary = Indexer(tiny_model, store, chunker, globs=["b.md", "c.txt"]).run(corpus.folder)
+    assert (summary.added, summary.chunks) == (2, 2)
+    assert "2 vectors are too few to train 'IVF256,Flat' on" in caplog.text
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
+def test_a_failure_is_one_line_whatever_the_file_is_called(run, corpus, caplog):
+    corpus.write("two\nlines.txt", b"\x00")
+    corpus.write("two\nlines.xyz", "text")
+    summary = run(corpus.folder)
+    assert [line.isprintable() for line in (*summary.failures, *summary.skips)] == [True, True]
+    assert "corpus/two\\nlines.txt" in summary.failures[0]
+    assert "two\nlines" not in caplog.text
+
+
 def test_an_interruption_is_not_masked_and_optimizes_nothing(run, corpus, monkeypatch):
     def interrupted(*args, **options):
         raise KeyboardInterrupt
@@ -279,14 +223,7 @@ def test_an_interruption_is_not_masked_and_optimizes_nothing(run, corpus, monkey
         run(corpus.folder)
 
 
-def test_a_single_file_is_a_corpus(run, corpus, tmp_path):
-    summary = run(corpus.folder / "b.md")
-    assert (summary.added, summary.chunks) == (1, 1)
-
-
 def test_a_folder_that_cannot_be_listed_keeps_its_chunks(run, corpus, tmp_path, monkeypatch):
-    import os
-
     run(corpus.folder)
     scandir = os.scandir
 

@@ -74,16 +74,18 @@ class StrictServer(Server):
     ----------
     indexed
         The type of each payload index, by collection and path.
+    embedded
+        Holds the points.
     """
 
     def __init__(self):
         self.indexed = {}
-        self._embedded = QdrantClient(":memory:")
+        self.embedded = QdrantClient(":memory:")
         super().__init__()
 
     def close(self):
         super().close()
-        self._embedded.close()
+        self.embedded.close()
 
     def answer(self, method, path, body):
         _, _, name, *rest = path.split("/")
@@ -100,13 +102,13 @@ class StrictServer(Server):
                 indexed[body["field_name"]] = body["field_schema"]
                 return 200, {"operation_id": 0, "status": "completed"}
             case "GET", []:
-                info = self._embedded.get_collection(name).model_dump(mode="json")
+                info = self.embedded.get_collection(name).model_dump(mode="json")
                 schema = {key: {"data_type": type_, "points": 0} for key, type_ in indexed.items()}
                 return 200, info | {"payload_schema": schema}
         return 200, _plain(self._asked(method, name, "/".join(rest), body))
 
     def _asked(self, method, name, what, body):
-        client = self._embedded
+        client = self.embedded
         match method, what:
             case "GET", "exists":
                 return {"exists": client.collection_exists(name)}
@@ -123,7 +125,7 @@ class StrictServer(Server):
             case "POST", "points/delete":
                 return client.delete(name, body.get("points") or models.FilterSelector(**body))
             case "POST", "points/count":
-                return client.count(name)
+                return client.count(name, _filter(body))
             case "POST", "points/scroll":
                 points, offset = client.scroll(
                     name, limit=body["limit"], offset=body.get("offset"), with_payload=True
@@ -133,7 +135,7 @@ class StrictServer(Server):
                 queries = [models.QueryRequest(**query) for query in body["searches"]]
                 return client.query_batch_points(name, queries)
             case "POST", "facet":
-                return client.facet(name, body["key"], limit=body["limit"])
+                return client.facet(name, body["key"], _filter(body), limit=body["limit"])
         raise AssertionError(f"nobody has asked this before: {method} {name} {what} {body}")
 
 
@@ -148,9 +150,15 @@ def _filtered(body):
         yield body["key"], [{str: "keyword", bool: "bool", int: "integer"}[type(value)]]
     elif isinstance(body, dict) and "range" in body:
         yield body["key"], ["float", "integer"]
+    elif isinstance(body, dict) and "is_empty" in body:
+        yield body["is_empty"]["key"], ["keyword", "bool", "integer", "float"]
     elif isinstance(body, dict):
         for part in body.values():
             yield from _filtered(part)
+
+
+def _filter(body):
+    return models.Filter(**body["filter"]) if body.get("filter") else None
 
 
 def _plain(result):

@@ -131,7 +131,9 @@ def test_finds_only_chunks_that_meet_the_filter(shelf, where):
     assert_same_hits(*shelf, vectors(4, seed=7), 50, where)
 
 
-@pytest.mark.parametrize("value", [None, float("nan"), [["x"]], {"a": 1}.items()])
+@pytest.mark.parametrize(
+    "value", [None, float("nan"), [10**400], [-(10**5000)], [["x"]], {"a": 1}.items()]
+)
 def test_refuses_a_filter_that_means_nothing(shelf, value):
     store, _ = shelf
     with pytest.raises(StoreError, match="cannot filter 'page'"):

@@ -6,6 +6,7 @@ import resource
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
+import faiss
 import numpy as np
 import pytest
 from store_cases import (
@@ -208,7 +209,7 @@ def test_an_index_that_may_only_be_read_can_be_searched(folder, oracle):
         path.chmod(0o555 if path.is_dir() else 0o444)
     hits, error = in_process(search_as_nobody, folder)
     assert [hit.chunk for hit in hits] == [c for _, c in oracle.search(vectors(1), 5)[0]]
-    assert "no right to write to" in error
+    assert "no right to use" in error
     for path in (folder, folder.parent, folder.parent.parent):
         path.chmod(0o755)
 
@@ -296,14 +297,48 @@ class TestApproximate:
         with FaissStore(folder, effort=1) as store:
             assert_same_hits(store, oracle, vectors(5), 3, {"draft": True})
 
-    @pytest.mark.parametrize("factory", ["IVF64,Flat", "IVF4,PQ4"])
-    def test_too_few_vectors_are_an_error_and_the_search_stays_exact(self, folder, oracle, factory):
+    @pytest.mark.parametrize(("factory", "enough"), [("IVF64,Flat", 64), ("IVF4,PQ4", 256)])
+    def test_too_few_vectors_are_worth_a_warning_and_searched_exactly(
+        self, folder, oracle, factory, enough, caplog
+    ):
         with create_store("faiss", folder, MANIFEST, factory=factory) as store:
-            fill(store, oracle, count=40)
-            with pytest.raises(StoreError, match=r"cannot build .* over 40 vectors"):
+            fill(store, oracle, count=enough - 1)
+            store.optimize()
+            assert f"{enough - 1} vectors are too few to train '{factory}'" in caplog.text
+            assert_same_hits(store, oracle, vectors(5), 7)
+            assert not list(folder.glob("index-*"))
+            fill(store, oracle, source="c/b", count=1)
+            store.optimize()
+            assert f"index-0-{enough}.faiss" in names(folder)
+
+    def test_one_that_the_writer_removes_while_a_reader_opens_it_is_looked_for_again(
+        self, folder, oracle, monkeypatch
+    ):
+        def read(path, flags):
+            monkeypatch.undo()
+            fill(store, oracle, source="c/c", count=9)
+            store.optimize()  # deletes the file at this path
+            return faiss.read_index(path, flags)
+
+        with create_store("faiss", folder, MANIFEST, factory="HNSW8") as store:
+            fill(store, oracle)
+            store.optimize()
+            with FaissStore(folder, effort=10_000) as reader:
+                fill(store, oracle, source="c/b", count=9)
+                store.optimize()
+                monkeypatch.setattr(faiss, "read_index", read)
+                assert_same_hits(reader, oracle, vectors(5), 7)
+
+    def test_what_cannot_be_written_is_an_error(self, folder, oracle, monkeypatch):
+        def full(index, path):
+            raise RuntimeError("Error in write at io.cpp:1: write error: No space left on device")
+
+        with create_store("faiss", folder, MANIFEST, factory="IVF4,Flat") as store:
+            fill(store, oracle)
+            monkeypatch.setattr(faiss, "write_index", full)
+            with pytest.raises(StoreError, match=r"cannot build .* over 40 vectors .*No space"):
                 store.optimize()
             assert_same_hits(store, oracle, vectors(5), 7)
-        assert names(folder) == TIDY
 
     @pytest.mark.parametrize(
         "factory",
@@ -311,6 +346,10 @@ class TestApproximate:
             "",
             "nonsense",
             "HNSW-1",
+            "HNSW0",
+            "HNSW1",
+            "HNSW1_SQ8",
+            "IVF4_HNSW1,Flat",
             "IVF0,Flat",
             "IVF4,PQ3",
             "HNSW99999999999",
@@ -368,7 +407,6 @@ class TestApproximate:
         with create_store("faiss", folder, MANIFEST, factory="Flat") as store:
             store.optimize()
             assert_same_hits(store, oracle, vectors(5), 7)
-        create_store("faiss", folder, MANIFEST).close()
         assert names(folder) == TIDY
 
     def test_one_that_was_deleted_is_built_anew(self, folder, oracle):

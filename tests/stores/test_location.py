@@ -1,4 +1,7 @@
+import errno
+import os
 import shlex
+from pathlib import Path
 
 import pytest
 from store_cases import MANIFEST, chunks, create, vectors
@@ -54,6 +57,42 @@ def test_an_index_is_made_in_an_empty_folder_and_below_folders_that_are_not_ther
     create_store(kind, folder / ".." / "a" / "b", MANIFEST).close()
     open_store(folder).close()
     open_store(folder.parent / "a" / "b").close()
+
+
+def test_an_index_is_made_where_a_link_leads_and_in_the_working_folder(kind, folder, monkeypatch):
+    for name in ("target", "working"):
+        (folder.parent / name).mkdir()
+    folder.symlink_to("target")
+    create_store(kind, folder, MANIFEST).close()
+    create_store(kind, folder, MANIFEST).close()
+    assert folder.is_symlink()
+    open_store(folder.parent / "target").close()
+    monkeypatch.chdir(folder.parent / "working")
+    for _ in range(2):
+        with create_store(kind, Path(), MANIFEST) as store:
+            store.finish_file(FileRecord("c/a", "1", 0))
+    monkeypatch.chdir(folder.parent)
+    with open_store("working") as store:
+        assert store.file("c/a")
+    assert sorted(path.name for path in Path().iterdir()) == ["index", "target", "working"]
+
+
+@pytest.mark.parametrize(
+    ("method", "code"),
+    [("pathlib.Path.replace", errno.EBUSY), ("tempfile.mkdtemp", errno.EACCES)],
+)
+def test_a_mount_point_and_a_parent_without_rights_are_said_with_what_to_do(
+    kind, folder, monkeypatch, method, code
+):
+    def refuse(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    folder.mkdir()
+    monkeypatch.setattr(method, refuse)
+    with pytest.raises(StoreError, match=rf"{folder} \(.*choose a folder inside it"):
+        create_store(kind, folder, MANIFEST)
+    assert list(folder.iterdir()) == []
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_a_new_folder_may_be_entered_by_those_who_may_enter_others(kind, folder):

@@ -1,26 +1,22 @@
-"""What only the Qdrant store has: other clients' views of it, and a server that may fail."""
+"""What only the Qdrant store has: other clients' views of it, and points of theirs."""
 
 import numpy as np
 import pytest
 from langchain_core.embeddings import Embeddings
 from langchain_qdrant import QdrantVectorStore as LangChainStore
-from llama_index.core import VectorStoreIndex
+from llama_index.core import Document, VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.schema import MetadataMode
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
 from llama_index.vector_stores.qdrant import QdrantVectorStore as LlamaIndexStore
 from qdrant_client import QdrantClient, models
-from qdrant_server import Server, StrictServer
 from store_cases import DIMENSION, MANIFEST, chunks, create, vectors
 from store_writer import in_process, open_briefly
 
 from autoreg_rag.corpus.records import Chunk
 from autoreg_rag.errors import StoreError
 from autoreg_rag.stores import FileRecord, create_store, open_store
-from autoreg_rag.stores.qdrant.connection import Connection, shown
 from autoreg_rag.stores.qdrant.requests import request_bodies
-
-SECRETS = ("s3cret", "user", "token")
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +95,108 @@ class TestOtherClients:
         client.close()
         with open_store(folder) as store:
             assert list(store.sources()) == ["c/b"]
+
+
+class TestPointsOfOthers:
+    """Points that frameworks add to a collection of this project by their own stores."""
+
+    @pytest.fixture
+    def others(self, folder):
+        """Fill a collection, let others add three points near every query, give their ids."""
+        with create("qdrant", folder) as store:
+            store.add(chunks("c/a.md", 15), vectors(15), "1")
+            store.finish_file(FileRecord("c/a.md", "1", 15))
+        langchain = LangChainStore.from_existing_collection(
+            "autoreg", embedding=Fixed(), path=str(folder)
+        )
+        langchain.add_texts(["4", "5"], [{"source": "c/a.md"}, {"source": "c/b.md"}])
+        langchain.client.close()
+        client = QdrantClient(path=str(folder))
+        llama_index = VectorStoreIndex.from_vector_store(
+            LlamaIndexStore("autoreg", client=client), embed_model=FixedMock(DIMENSION)
+        )
+        llama_index.insert(Document(text="4"))
+        points, _ = client.scroll("autoreg", limit=99)
+        client.close()
+        return {str(point.id) for point in points} - {c.id for c in chunks("c/a.md", 15)}
+
+    def test_are_not_found(self, folder, others):
+        assert len(others) == 3
+        with open_store(folder) as store:
+            assert len(store) == 15
+            assert {chunk.id for chunk in store.chunks()} == {c.id for c in chunks("c/a.md", 15)}
+            for k in (1, 99):
+                for where in (None, {"source": ["c/a.md", "c/b.md"]}):
+                    (hits,) = store.search(vectors(15)[4:5], k, where)
+                    assert hits[0].chunk == chunks("c/a.md", 15)[4]
+                    assert len(hits) == min(k, 15)
+            assert list(store.sources()) == ["c/a.md"]
+            assert store.present(list(others)) == set()
+            with pytest.raises(KeyError):
+                store.get(list(others))
+
+    def test_stay_when_files_come_and_go(self, folder, others):
+        with create("qdrant", folder) as store:
+            store.add(chunks("c/a.md", 3, "2"), vectors(3), "2")
+            store.finish_file(FileRecord("c/a.md", "2", 3))
+            assert len(store) == 3
+            store.remove_file("c/a.md")
+            store.remove_file("c/b.md")
+            store.set_metadata([Chunk(id_, "x", "c/a.md", 0, 1) for id_ in others])
+            assert len(store) == 0
+        client = QdrantClient(path=str(folder))
+        points, _ = client.scroll("autoreg", limit=99)
+        client.close()
+        assert {str(point.id) for point in points} == others
+        assert not any("_chunk" in point.payload for point in points)
+
+    def test_one_that_took_the_place_of_a_chunk_gives_it_back(self, folder):
+        some = chunks("c/a.md", 3)
+        with create("qdrant", folder) as store:
+            store.add(some, vectors(3), "1")
+        client = QdrantClient(path=str(folder))
+        client.overwrite_payload("autoreg", {"page_content": "mine"}, [some[0].id])
+        client.close()
+        with create("qdrant", folder) as store:
+            ids = [chunk.id for chunk in some]
+            assert store.present(ids) == set(ids[1:])
+            store.add(some[:1], vectors(1), "1")
+            assert store.get(ids) == some
+
+
+def test_old_chunks_are_looked_for_only_where_there_can_be_any(folder, monkeypatch):
+    deleted = []
+    delete = QdrantClient.delete
+
+    def noted(client, collection_name, *args, **kwargs):
+        deleted.append(collection_name)
+        return delete(client, collection_name, *args, **kwargs)
+
+    def index(store, version):
+        for source in ("c/a", "c/b"):
+            store.add(chunks(source, 3, version), vectors(3), version)
+            store.finish_file(FileRecord(source, version, 3))
+
+    monkeypatch.setattr(QdrantClient, "delete", noted)
+    with create("qdrant", folder) as store:
+        index(store, "1")
+        store.finish_file(FileRecord("c/empty", "1", 0))
+        assert deleted.count("autoreg") == 0
+        index(store, "2")
+        assert deleted.count("autoreg") == 2
+        assert len(store) == 6
+    with create("qdrant", folder) as store:
+        index(store, "3")
+        assert deleted.count("autoreg") == 4
+        index(store, "3")
+        assert deleted.count("autoreg") == 4
+        assert len(store) == 6
+        store.add(chunks("c/c", 3), vectors(3), "1")
+    with create("qdrant", folder) as store:  # a killed run left chunks without a record
+        store.add(chunks("c/c", 2, "2"), vectors(2), "2")
+        store.finish_file(FileRecord("c/c", "2", 2))
+        assert deleted.count("autoreg") == 5
+        assert len(store) == 8
 
 
 class Fixed(Embeddings):
@@ -193,157 +291,6 @@ def test_requests_stay_below_four_megabytes():
     assert len(batches) <= 7
 
 
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(*statuses):
-        servers.append(Server(*statuses))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
-
-
-def assert_no_secret(text):
-    assert not any(secret in text for secret in SECRETS)
-
-
-def test_a_server_that_fails_for_a_while_is_asked_again(serve, caplog):
-    server = serve(503, 0, 429)
-    connection = Connection.to_server(server.url, None)
-    assert connection.call(connection.client.collection_exists, "autoreg")
-    connection.close()
-    assert len(server.requests) == 4
-    assert caplog.text.count("trying again") == 3
-    assert_no_secret(caplog.text)
-
-
-@pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection")
-@pytest.mark.parametrize(
-    ("status", "message"), [(401, "refuses the API key"), (403, "refuses"), (400, "failed: .*400")]
-)
-def test_a_server_that_refuses_is_not_asked_again(serve, status, message):
-    server = serve(status)
-    with pytest.raises(StoreError, match=message) as caught:
-        open_store(server.url, api_key="s3cret")
-    assert len(server.requests) == 1
-    assert_no_secret(str(caught.value))
-
-
-def test_one_connection_of_a_machine_writes_to_a_collection(serve, tmp_path, monkeypatch):
-    monkeypatch.setenv("AUTOREG_RAG_CACHE", str(tmp_path))
-    server = serve()
-    first, second = (Connection.to_server(server.url, None) for _ in range(2))
-    first.lock("one")
-    with pytest.raises(StoreError, match=r"'one' at http://127.* wait until it is done") as caught:
-        second.lock("one")
-    assert_no_secret(str(caught.value))
-    second.lock("two")
-    second.close()
-    first.close()
-    third = Connection.to_server(server.url, None)
-    third.lock("one")
-    third.close()
-
-
-def test_the_command_for_another_index_names_the_server_without_secrets(folder):
-    with create("qdrant", folder) as store:
-        store._connection.embedded = False
-        store._connection.place = shown("http://user:s3cret@host:6333/?token=token")
-        options = "--store qdrant --url http://host:6333 --collection NEW_NAME"
-        assert store.options() == options
-
-
-@pytest.fixture
-def strict(monkeypatch, tmp_path):
-    monkeypatch.setenv("AUTOREG_RAG_CACHE", str(tmp_path))
-    server = StrictServer()
-    yield server
-    server.close()
-
-
-def fill_on(server):
-    with create_store("qdrant", server.url, MANIFEST) as store:
-        store.add(chunks("c/a", 5), vectors(5), "1")
-        store.finish_file(FileRecord("c/a", "1", 5))
-
-
-def test_strict_mode_lets_an_index_be_written(strict):
-    fill_on(strict)
-    with create_store("qdrant", strict.url, MANIFEST) as store:
-        store.add(chunks("c/a", 3, "2"), vectors(3), "2")
-        store.finish_file(FileRecord("c/a", "2", 3))
-        assert list(store.chunks()) == sorted(chunks("c/a", 3, "2"), key=lambda chunk: chunk.id)
-        store.add(chunks("c/b", 3), vectors(3), "1")
-        assert list(store.sources()) == ["c/a", "c/b"]
-        store.discard("c/b", "1")
-        assert list(store.sources()) == ["c/a"]
-        store.remove_file("c/a")
-        assert (len(store), list(store.files())) == (0, [])
-
-
-def test_strict_mode_lets_documents_be_looked_for(strict):
-    fill_on(strict)
-    with open_store(strict.url) as store:
-        (hits,) = store.search(vectors(1), 9, {"source": ["c/a", "c/b"]})
-        assert {hit.chunk.id for hit in hits} == {chunk.id for chunk in chunks("c/a", 5)}
-        for key in ("doc_id", "document_id", "ref_doc_id"):
-            assert store.search(vectors(1), 9, {key: "c/a"}) == [[]]
-
-
-def test_an_older_collection_gets_the_payload_indexes_that_it_lacks(strict):
-    fill_on(strict)
-    every = dict(strict.indexed["autoreg"])
-    for path in every.keys() - {"metadata.source", "doc_id"}:  # which older versions made
-        del strict.indexed["autoreg"][path]
-    with open_store(strict.url, writable=True) as store:
-        store.discard("c/a", "1")
-        assert len(store) == 0
-    assert strict.indexed["autoreg"] == every
-    before = len(strict.requests)
-    open_store(strict.url, writable=True).close()
-    assert not any("/index" in request for request in strict.requests[before:])
-
-
-@pytest.mark.parametrize(
-    ("where", "path", "types"),
-    [
-        ({"title": "plain"}, "metadata.title", "keyword"),
-        ({"page": 3}, "metadata.page", "float, integer"),
-        ({"start": 3}, "_chunk.metadata.start", "float, integer"),
-        ({"odd key": True}, 'metadata."odd key"', "bool"),
-    ],
-)
-def test_a_filter_that_strict_mode_refuses_is_said_with_what_to_do(strict, where, path, types):
-    fill_on(strict)
-    with open_store(strict.url) as store:
-        with pytest.raises(StoreError) as caught:
-            store.search(vectors(1), 9, where)
-        assert f"create one on {path} of the collection (type: {types})" in str(caught.value)
-        assert "\n" not in str(caught.value)
-        assert_no_secret(str(caught.value))
-        strict.indexed["autoreg"][path] = types.split(",")[0]
-        store.search(vectors(1), 9, where)
-
-
-def test_the_revision_takes_two_requests_however_many_files_there_are(strict):
-    with create_store("qdrant", strict.url, MANIFEST) as store:
-        for place in range(30):
-            store.finish_file(FileRecord(f"c/{place}", "1", 0))
-        before = len(strict.requests)
-        revision = store.revision()
-        assert strict.requests[before:] == [
-            "POST /collections/autoreg/points/count",
-            "POST /collections/autoreg__files/points",
-        ]
-        with open_store(strict.url) as reader:
-            assert reader.revision() == revision
-            store.finish_file(FileRecord("c/0", "2", 0))
-            assert reader.revision() != revision
-
-
 def test_an_index_without_a_revision_gets_one_with_the_next_change(folder):
     create("qdrant", folder).close()
     client = QdrantClient(path=str(folder))
@@ -357,25 +304,6 @@ def test_an_index_without_a_revision_gets_one_with_the_next_change(folder):
         store.finish_file(FileRecord("c/b", "1", 0))
         assert store.revision() != revision
         assert [record.source for record in store.files()] == ["c/a", "c/b"]
-
-
-def test_a_server_that_is_not_there_is_noticed_at_once(serve):
-    server = serve()
-    server.close()
-    for attempt in (
-        lambda: open_store(server.url),
-        lambda: create_store("qdrant", server.url, MANIFEST),
-    ):
-        with pytest.raises(StoreError, match=r"no usable answer .* http://127.0.0.1:\d+") as caught:
-            attempt()
-        assert "\n" not in str(caught.value)
-        assert_no_secret(str(caught.value))
-
-
-@pytest.mark.parametrize("url", ["http://", "https://[bad", "http://a b:x"])
-def test_an_address_that_is_none_is_refused(url):
-    with pytest.raises(StoreError, match="not the address of a Qdrant server"):
-        open_store(url)
 
 
 def test_texts_of_any_length_are_stored(folder):

@@ -80,7 +80,7 @@ class ApproximateIndex:
         return scores, rows
 
 
-def write(path: Path, factory: str, matrix: Matrix, rows: int, earlier: Path | None = None) -> None:
+def write(path: Path, factory: str, matrix: Matrix, rows: int, earlier: Path | None = None) -> bool:
     """Write an index of the first `rows` rows of a matrix.
 
     Parameters
@@ -92,11 +92,27 @@ def write(path: Path, factory: str, matrix: Matrix, rows: int, earlier: Path | N
     earlier
         An index of the same factory over fewer rows, to add the rest to. One that
         is trained is made anew whenever the rows reach another power of four.
+
+    Returns
+    -------
+    bool
+        Whether it was written. If the rows are too few to train it on, it is not, which
+        is worth a warning only: a later run may find more.
     """
     index = _begun(factory, matrix.dimension, rows, earlier)
-    try:
-        if not index.is_trained:
+    if not index.is_trained:
+        try:
             _train(index, _sample(index, matrix.mapped(0, rows)))
+        except RuntimeError as error:
+            _logger.warning(
+                "%d vectors are too few to train '%s' on (%s): they are searched exactly until "
+                "there are more",
+                rows,
+                factory,
+                _reason(error),
+            )
+            return False
+    try:
         for start, stop in spans(index.ntotal, rows, matrix.dimension):
             index.add(np.asarray(matrix.mapped(start, stop), dtype=np.float32))
         with new_file(path) as temporary:
@@ -106,6 +122,7 @@ def write(path: Path, factory: str, matrix: Matrix, rows: int, earlier: Path | N
             f"FAISS cannot build '{factory}' over {rows} vectors ({_reason(error)}): choose "
             "another --faiss-factory; the index is complete and searched exactly until then"
         ) from error
+    return True
 
 
 def _begun(factory: str, dimension: int, rows: int, earlier: Path | None) -> Any:
@@ -142,6 +159,13 @@ def _empty(factory: str, dimension: int) -> Any:
             f"the FAISS factory '{factory}' is not supported here: "
             "use Flat, HNSW32, IVF64,Flat or the like"
         )
+    graph = index if isinstance(index, faiss.IndexHNSW) else faiss.downcast_index(index.quantizer)
+    if isinstance(graph, faiss.IndexHNSW) and graph.hnsw.cum_nneighbor_per_level.size() < 3:
+        # FAISS ends the whole process when it adds to a graph that has no room for edges.
+        raise StoreError(
+            f"the FAISS factory '{factory}' makes a graph of fewer than 2 neighbours: "
+            "use HNSW32 or the like"
+        )
     return index
 
 
@@ -159,7 +183,7 @@ def _sample(index: Any, matrix: NDArray[np.generic]) -> Vectors:
 def _train(index: Any, sample: Vectors) -> None:
     if isinstance(index, faiss.IndexIVF):
         wanted = index.cp.min_points_per_centroid * index.nlist
-        if len(sample) < wanted:
+        if index.nlist <= len(sample) < wanted:
             _logger.warning(
                 "%d vectors are few for %d lists; %d or more divide better",
                 len(sample),
@@ -171,10 +195,10 @@ def _train(index: Any, sample: Vectors) -> None:
 
 
 def _read(path: Path, flags: int) -> Any:
-    path.stat()  # FAISS has one error for all; a file that is not there is a case of its own
     try:
         return faiss.read_index(str(path), flags)
     except RuntimeError as error:
+        path.stat()  # FAISS has one error for all; a file that is not there is a case of its own
         raise StoreError(
             f"{path} cannot be read ({_reason(error)}): delete it and run the index command "
             "again, which builds it anew"

@@ -181,10 +181,12 @@ class Sidecar:
         """Note how many rows the approximate index covers."""
         self._execute("UPDATE state SET indexed = ?", rows)
 
-    def insert(self, start: int, chunks: Sequence[Chunk], digest: str) -> None:
-        """Note chunks, whose vectors are the rows from `start` on."""
+    def insert(
+        self, start: int, chunks: Sequence[Chunk], metadata: Sequence[str], digest: str
+    ) -> None:
+        """Note chunks, whose metadata are JSON and whose vectors the rows from `start` on."""
         self._execute(f"DELETE FROM chunks WHERE id {_AMONG}", _array(c.id for c in chunks))
-        for row, chunk in enumerate(chunks, start):
+        for row, (chunk, encoded) in enumerate(zip(chunks, metadata, strict=True), start):
             key = self._execute(
                 "INSERT INTO chunks (row, id, source, digest, start, stop, metadata) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -194,17 +196,15 @@ class Sidecar:
                 digest,
                 chunk.start,
                 chunk.end,
-                encoded_metadata(chunk),
+                encoded,
             ).lastrowid
             self._execute("INSERT INTO texts VALUES (?, ?)", key, chunk.text)
         self._execute("UPDATE state SET rows = ?", start + len(chunks))
 
     def set_metadata(self, chunks: Sequence[Chunk]) -> None:
         """Replace the metadata of chunks, found by their ids."""
-        for chunk in chunks:
-            self._execute(
-                "UPDATE chunks SET metadata = ? WHERE id = ?", encoded_metadata(chunk), chunk.id
-            )
+        for chunk, metadata in zip(chunks, encoded_metadata(chunks), strict=True):
+            self._execute("UPDATE chunks SET metadata = ? WHERE id = ?", metadata, chunk.id)
 
     def renumber(self) -> None:
         """Give the chunks the rows from 0 on, in their order, in a new generation."""

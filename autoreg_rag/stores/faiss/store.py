@@ -13,7 +13,7 @@ from autoreg_rag.corpus.records import Chunk, Hit
 from autoreg_rag.errors import StoreError
 from autoreg_rag.stores import ranking
 from autoreg_rag.stores.base import FileRecord, Manifest, Store, Vectors, Where
-from autoreg_rag.stores.batches import check_texts, checked_batch, checked_queries
+from autoreg_rag.stores.batches import checked_batch, checked_queries
 from autoreg_rag.stores.faiss import ann
 from autoreg_rag.stores.faiss.layout import STORAGES, Layout
 from autoreg_rag.stores.faiss.sidecar import Sidecar, State
@@ -96,7 +96,7 @@ class FaissStore(Store):
             ``Flat`` searches exactly.
         """
         ann.check_factory(factory, manifest.dimension)
-        with explained(Path(folder)), new_folder(Path(folder)) as new:
+        with explained(Path(folder)), new_folder(Path(folder), DATABASE) as new:
             Sidecar.create(new / DATABASE, manifest, STORAGES[float16], factory)
             Layout(new, STORAGES[float16], manifest.dimension).matrix(0).path.touch()
 
@@ -120,6 +120,8 @@ class FaissStore(Store):
             ann.check_factory(factory, self.manifest.dimension)
             with self._writing():
                 self._sidecar.set_factory(factory)
+            with explained(self._folder):
+                self._layout.sweep(self._sidecar.state())
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Replace the manifest."""
@@ -133,15 +135,14 @@ class FaissStore(Store):
 
     def add(self, chunks: Sequence[Chunk], vectors: Vectors, digest: str) -> None:
         """Store chunks of one file; an id that is there already is replaced."""
-        chunks, vectors = checked_batch(chunks, vectors, self.manifest.dimension)
+        chunks, vectors, metadata = checked_batch(chunks, vectors, self.manifest.dimension)
         if chunks:
             with self._writing() as state:
                 self._layout.matrix(state.generation).write(state.rows, vectors)
-                self._sidecar.insert(state.rows, chunks, digest)
+                self._sidecar.insert(state.rows, chunks, metadata, digest)
 
     def set_metadata(self, chunks: Sequence[Chunk]) -> None:
         """Replace the metadata of chunks that are stored; all else of them stays."""
-        check_texts(chunks)
         with self._writing():
             self._sidecar.set_metadata(chunks)
 
@@ -313,7 +314,9 @@ class FaissStore(Store):
         path = self._layout.approximate(state.generation, state.rows)
         earlier = self._layout.approximate(state.generation, state.indexed)
         with explained(self._folder):
-            ann.write(path, state.factory, matrix, state.rows, earlier if state.indexed else None)
-            with self._writing():
-                self._sidecar.set_indexed(state.rows)
-            self._layout.sweep(self._sidecar.state())
+            if ann.write(
+                path, state.factory, matrix, state.rows, earlier if state.indexed else None
+            ):
+                with self._writing():
+                    self._sidecar.set_indexed(state.rows)
+                self._layout.sweep(self._sidecar.state())

@@ -73,17 +73,41 @@ def chunk_of(id: str, payload: Mapping[str, Any]) -> Chunk:
     return Chunk(id, payload[TEXT], parts[SOURCE], parts["start"], parts["end"], parts[METADATA])
 
 
+def is_chunk(point: models.Record | models.ScoredPoint) -> bool:
+    """Tell a chunk, by at least `DIGEST_PATH` of its payload, from another program's point."""
+    parts = (point.payload or {}).get(CHUNK)
+    return isinstance(parts, Mapping) and "digest" in parts
+
+
+# `is_chunk` as a condition, on a path that has a payload index.
+_FOREIGN = models.IsEmptyCondition(is_empty=models.PayloadField(key=DIGEST_PATH))
+
+CHUNKS = models.Filter(must_not=[_FOREIGN])
+"""Matches chunks, but no points of other programs."""
+
+
 def versions(source: str, *, digest: str | None = None, but: str | None = None) -> models.Filter:
     """Match chunks of a source: all, those of one digest, or those of any other digest."""
     return models.Filter(
         must=[_equals(SOURCE_PATH, source), *([_equals(DIGEST_PATH, digest)] if digest else [])],
-        must_not=[_equals(DIGEST_PATH, but)] if but else None,
+        must_not=[_FOREIGN, *([_equals(DIGEST_PATH, but)] if but else [])],
     )
 
 
-def all_of(conditions: Sequence[Condition]) -> models.Filter:
-    """Match chunks that meet all conditions, none of which may be empty."""
-    return models.Filter(must=[_any_of(condition) for condition in conditions])
+def all_of(conditions: Sequence[Condition], *, only_chunks: bool) -> models.Filter | None:
+    """Match points that meet all conditions, none of which may be empty; None for no conditions.
+
+    Parameters
+    ----------
+    only_chunks
+        Whether points of other programs are left out.
+    """
+    if not conditions:
+        return CHUNKS if only_chunks else None
+    return models.Filter(
+        must=[_any_of(condition) for condition in conditions],
+        must_not=[_FOREIGN] if only_chunks else None,
+    )
 
 
 def _any_of(condition: Condition) -> models.Filter:

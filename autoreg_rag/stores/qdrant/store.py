@@ -12,7 +12,7 @@ from autoreg_rag.corpus.records import Chunk, Hit
 from autoreg_rag.errors import StoreError
 from autoreg_rag.stores import ranking
 from autoreg_rag.stores.base import FileRecord, Manifest, Store, Vectors, Where
-from autoreg_rag.stores.batches import check_texts, checked_batch, checked_queries
+from autoreg_rag.stores.batches import checked_batch, checked_queries, encoded_metadata
 from autoreg_rag.stores.faults import explained
 from autoreg_rag.stores.folders import new_folder
 from autoreg_rag.stores.names import COLLECTION, QDRANT_STORAGE
@@ -33,7 +33,8 @@ class QdrantStore(Store):
 
     The manifest is in the collection's metadata. There are no transactions
     here, so every method writes in an order that leaves no record without its
-    chunks, and can be repeated.
+    chunks, and can be repeated. Points that other programs put into the
+    collection are neither found nor changed.
 
     Embedded, Qdrant keeps all in memory, compares with every vector, warns
     above 20,000 chunks, and lets one process at a time open the folder, be it
@@ -65,6 +66,11 @@ class QdrantStore(Store):
         self._writable = writable
         self._collection = collection
         self._records = FileRecords(connection, collection)
+        # The sources that had chunks before this store added any, and the digests of those
+        # that it added: where there can be no old chunks, `finish_file` does not look for
+        # them, for which embedded Qdrant walks through all.
+        self._earlier: set[str] | None = None
+        self._added: dict[str, set[str]] = {}
         try:
             if writable:
                 connection.lock(collection)
@@ -110,7 +116,7 @@ class QdrantStore(Store):
             Keep the vectors of a new index in half the space; embedded Qdrant does not.
         """
         if isinstance(location, Path) and not (location / QDRANT_STORAGE).exists():
-            with explained(location), new_folder(location) as new:
+            with explained(location), new_folder(location, QDRANT_STORAGE) as new:
                 connection = Connection.to_folder(new)
                 try:
                     _make(connection, manifest, collection, float16)
@@ -154,12 +160,15 @@ class QdrantStore(Store):
 
     def present(self, ids: Sequence[str]) -> set[str]:
         """Return those of `ids` that are already stored."""
-        return {str(point.id) for point in self._retrieve(ids, with_payload=False)}
+        return {str(point.id) for point in self._retrieve(ids, [payload.DIGEST_PATH])}
 
     def add(self, chunks: Sequence[Chunk], vectors: Vectors, digest: str) -> None:
         """Store chunks of one file; an id that is there already is replaced."""
         self._check_writable()
-        chunks, vectors = checked_batch(chunks, vectors, self.manifest.dimension)
+        chunks, vectors, _ = checked_batch(chunks, vectors, self.manifest.dimension)
+        self._note_earlier()
+        for chunk in chunks:
+            self._added.setdefault(chunk.source, set()).add(digest)
         points = (
             models.PointStruct(
                 id=chunk.id, vector=vector.tolist(), payload=payload.payload(chunk, digest)
@@ -172,7 +181,7 @@ class QdrantStore(Store):
     def set_metadata(self, chunks: Sequence[Chunk]) -> None:
         """Replace the metadata of chunks that are stored; all else of them stays."""
         self._check_writable()
-        check_texts(chunks)
+        encoded_metadata(chunks)  # refuses what no payload could hold, before anything changes
         digests = {
             str(point.id): (point.payload or {})[payload.CHUNK]["digest"]
             for point in self._retrieve([chunk.id for chunk in chunks], [payload.CHUNK])
@@ -195,13 +204,20 @@ class QdrantStore(Store):
         earlier = self.file(record.source)
         if earlier and earlier.digest != record.digest:
             self._records.delete(record.source)
-        self._delete(payload.versions(record.source, but=record.digest), record)
+        earlier_sources = self._note_earlier()
+        others = self._added.get(record.source, set()) - {record.digest}
+        if others or record.source in earlier_sources:
+            self._delete(payload.versions(record.source, but=record.digest))
+        self._records.write(record)
+        earlier_sources.discard(record.source)
+        self._added[record.source] = {record.digest}
 
     def remove_file(self, source: str) -> None:
         """Delete a file's chunks and its record; nothing happens if it has none."""
         self._check_writable()
         self._records.delete(source)
         self._delete(payload.versions(source))
+        self._records.write()
 
     def discard(self, source: str, digest: str) -> None:
         """Delete what was added of a file that cannot be finished; other digests stay."""
@@ -210,6 +226,7 @@ class QdrantStore(Store):
         if record and record.digest == digest:
             self._records.delete(source)
         self._delete(payload.versions(source, digest=digest))
+        self._records.write()
 
     def file(self, source: str) -> FileRecord | None:
         """Return the record of one file, or None if it is not done."""
@@ -221,23 +238,17 @@ class QdrantStore(Store):
 
     def revision(self) -> str:
         """Return a text that is another one when chunks came or went since an earlier call."""
-        return f"{len(self)} {self._records.revision()}"
+        return f"{self._points()} {self._records.revision()}"
 
     def sources(self) -> Iterator[str]:
         """Yield the sources that have a record or a chunk, each once, in order."""
-        facets = self._call(
-            self._client.facet,
-            self._collection,
-            payload.SOURCE_PATH,
-            limit=max(1, len(self)),
-            exact=True,
-        )
-        found = {str(hit.value) for hit in facets.hits}
+        found = self._chunk_sources()
         yield from sorted(found.union(record.source for record in self.files()))
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield all chunks, in order of id."""
-        return map(_chunk, self._connection.scroll(self._collection, with_payload=_PARTS))
+        points = self._connection.scroll(self._collection, with_payload=_PARTS)
+        return map(_chunk, filter(payload.is_chunk, points))
 
     def get(self, ids: Sequence[str]) -> list[Chunk]:
         """Return the chunks of these ids, in the order asked; KeyError if one is missing."""
@@ -250,20 +261,14 @@ class QdrantStore(Store):
         wanted = conditions(where)
         if any(condition.is_empty for condition in wanted):
             return [[] for _ in queries]
-        narrowed = payload.all_of(wanted) if wanted else None
+        narrowed, strictly = (payload.all_of(wanted, only_chunks=only) for only in (False, True))
 
         def candidates(some: Vectors, width: int) -> list[ranking.Scored[Chunk]]:
-            answers = self._call(
-                self._client.query_batch_points,
-                self._collection,
-                [
-                    models.QueryRequest(
-                        query=query, filter=narrowed, limit=width, with_payload=_PARTS
-                    )
-                    for query in some.tolist()
-                ],
-            )
-            return [[(point.score, _chunk(point)) for point in a.points] for a in answers]
+            found = self._nearest(some, width, narrowed)
+            # Under a filter embedded Qdrant walks through all, so it is for those who need it.
+            if not all(payload.is_chunk(point) for points in found for point in points):
+                found = self._nearest(some, width, strictly)
+            return [[(point.score, _chunk(point)) for point in points] for points in found]
 
         hits = []
         for start in range(0, len(queries), _QUERIES_AT_ONCE):
@@ -277,7 +282,7 @@ class QdrantStore(Store):
         """Do nothing: a server optimizes by itself, and embedded Qdrant cannot."""
 
     def __len__(self) -> int:
-        return self._call(self._client.count, self._collection, exact=True).count
+        return self._points(payload.CHUNKS)
 
     def close(self) -> None:
         """Close the client; calling it again does nothing."""
@@ -320,18 +325,48 @@ class QdrantStore(Store):
                 wait=True,
             )
 
-    def _retrieve(
-        self, ids: Sequence[str], with_payload: bool | list[str]
-    ) -> Iterator[models.Record]:
+    def _points(self, which: models.Filter | None = None) -> int:
+        """Return how many points there are, by default with those of other programs."""
+        return self._call(self._client.count, self._collection, which, exact=True).count
+
+    def _chunk_sources(self) -> set[str]:
+        facets = self._call(
+            self._client.facet,
+            self._collection,
+            payload.SOURCE_PATH,
+            facet_filter=payload.CHUNKS,
+            limit=max(1, self._points()),
+            exact=True,
+        )
+        return {str(hit.value) for hit in facets.hits}
+
+    def _note_earlier(self) -> set[str]:
+        """Return the sources that had chunks before this store added any."""
+        if self._earlier is None:
+            self._earlier = self._chunk_sources()
+        return self._earlier
+
+    def _nearest(
+        self, queries: Vectors, width: int, narrowed: models.Filter | None
+    ) -> list[list[models.ScoredPoint]]:
+        requests = [
+            models.QueryRequest(query=query, filter=narrowed, limit=width, with_payload=_PARTS)
+            for query in queries.tolist()
+        ]
+        answers = self._call(self._client.query_batch_points, self._collection, requests)
+        return [answer.points for answer in answers]
+
+    def _retrieve(self, ids: Sequence[str], with_payload: list[str]) -> Iterator[models.Record]:
+        """Yield the chunks that there are of these ids."""
         for start in range(0, len(ids), _IDS_AT_ONCE):
             some = list(ids[start : start + _IDS_AT_ONCE])
-            yield from self._call(self._client.retrieve, self._collection, some, with_payload)
+            points = self._call(self._client.retrieve, self._collection, some, with_payload)
+            yield from filter(payload.is_chunk, points)
 
-    def _delete(self, which: models.Filter, *finished: FileRecord) -> None:
-        """Delete chunks, and then write records, and the revision, which tells readers of it."""
+    def _delete(self, which: models.Filter) -> None:
+        """Delete chunks; to write records next, be it none, tells readers by a new revision."""
         selector = models.FilterSelector(filter=which)
         self._call(self._client.delete, self._collection, selector, wait=True)
-        self._records.write(*finished)
 
 
 def _connect(location: Path | str, api_key: str | None) -> Connection:

@@ -31,7 +31,7 @@ from autoreg_rag.corpus.records import Chunk, Hit
 from autoreg_rag.errors import StoreError
 from autoreg_rag.fusion import DEFAULT_ALPHA
 from autoreg_rag.index.hybrid import HybridSearch, best
-from autoreg_rag.stores import Store, Vectors, Where, check_url, open_store
+from autoreg_rag.stores import Store, Vectors, Where, full_place, open_store
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
 from autoreg_rag.stores.where import SOURCE, matches
 from llama_index.embeddings.autoreg import AutoRegEmbedding
@@ -77,12 +77,7 @@ class AutoRegVectorStore(FromDump, BasePydanticVectorStore):
     @field_validator("place", mode="before")
     @classmethod
     def _in_full(cls, place: Any) -> Any:
-        if not isinstance(place, str | Path):
-            return place
-        try:
-            return check_url(str(place))
-        except StoreError:  # a folder, to be found from any other
-            return str(Path(place).expanduser().resolve())
+        return full_place(place) if isinstance(place, str | Path) else place
 
     def model_post_init(self, context: Any, /) -> None:
         """Open the index."""
