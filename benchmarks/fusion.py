@@ -8,6 +8,7 @@ and a file for each set, so that a run that was cut off goes on and further fusi
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import math
 import os
@@ -29,6 +30,7 @@ from autoreg_rag.files import write_whole
 from autoreg_rag.fusion import hybrid_scores
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.stores.base import Vectors
+from autoreg_trainers.teacher import model_hash
 
 Scores = dict[str, float]
 Fusion = Callable[[Scores, Scores], Scores]
@@ -40,7 +42,9 @@ class Kept:
 
     def __init__(self, dataset: RetrievalSet, encoder: Encoder, folder: Path) -> None:
         self.name = encoder.name
-        path = folder / f"{dataset.name}.npz"
+        texts = [*dataset.queries.values(), "", *dataset.documents.values()]
+        digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+        path = folder / f"{dataset.name}-{digest}.npz"
         if not path.is_file():
             queries = encoder.encode_queries(list(dataset.queries.values()))
             documents = encoder.encode_documents(
@@ -116,7 +120,7 @@ def main() -> None:
     encoder: Encoder
     if options.peer:
         encoder = SentenceTransformerPeer(options.peer)
-        folder = options.vectors / encoder.name
+        folder = options.vectors / model_hash(options.peer)
     else:
         encoder = AutoRegModel.from_pretrained(options.model)
         folder = options.vectors / encoder.fingerprint()

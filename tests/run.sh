@@ -5,6 +5,8 @@ cd "$(dirname "$0")/.."
 
 venv=${VENV:-.venv-tests}
 "${PYTHON:-python3}" -m venv "$venv"
+# The pip that Python brings may take half as long again.
+"$venv/bin/python" -m pip install --quiet --constraint constraints.txt --upgrade pip
 "$venv/bin/python" -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 # Side by side, each with one thread: many tests wait for a process or load a model.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

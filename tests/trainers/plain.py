@@ -192,7 +192,7 @@ class Plain:
 
             gained = gain(positive, row["reference_positive"])
             negatives = list(zip(row["negatives"], row["reference_negatives"], strict=True))
-            others = [j for j in range(len(rows)) if further(rows[i], rows[j])]
+            others = further(rows, row)
             cosines = [self.cosine(queries[i], e).item() for e in documents]
             others.sort(key=lambda j, cosines=cosines: -cosines[j])
             for j in others[:in_batch]:
@@ -222,10 +222,8 @@ class Plain:
         """InfoNCE of one row."""
         query = self.query(row)
         candidates = [self.document(row["positive"])]
-        candidates += [self.document(x["positive"]) for x in rows if not related(row, x)]
-        for ids in (ids for x in rows for ids in x["negatives"]):
-            if not known_positive(rows, row, ids):
-                candidates.append(self.document(ids))
+        texts = [x["positive"] for x in rows] + [ids for x in rows for ids in x["negatives"]]
+        candidates += [self.document(ids) for ids in texts if not known(rows, row, ids)]
         return nce([self.cosine(query, e) for e in candidates], tau)
 
     def divergence(self, rows, taught, tau: float):
@@ -301,17 +299,23 @@ def shares(similarities, tau):
 def related(first, second) -> bool:
     """Whether a row's positive is the other's as well."""
     same_group = bool(first["group"]) and first["group"] == second["group"]
-    return same_group or first["positive"] == second["positive"]
+    return same_group or any(first[name] == second[name] for name in ("query", "positive"))
 
 
-def further(row, other) -> bool:
-    """Whether another row's positive may be one more negative of a row."""
-    return not related(row, other) and other["positive"] not in row["negatives"]
+def further(rows, row) -> list[int]:
+    """Which rows' positives may be further negatives of a row, each text once."""
+    found: dict[tuple[int, ...], int] = {}
+    for j, other in enumerate(rows):
+        positive = other["positive"]
+        if not known(rows, row, positive) and positive not in row["negatives"]:
+            found.setdefault(tuple(positive), j)
+    return list(found.values())
 
 
-def known_positive(rows, row, ids) -> bool:
-    """Whether a text is the row's positive, or that of another row of its group."""
-    return any(related(row, other) and other["positive"] == ids for other in rows)
+def known(rows, row, ids) -> bool:
+    """Whether a text is the row's query or a positive of it, or of another row of its group."""
+    positives = [other["positive"] for other in rows if related(row, other)]
+    return ids in [row["query"], *positives]
 
 
 def loaded(folder, dtype="float32") -> AutoRegModel:

@@ -57,6 +57,16 @@ def test_an_adapter_that_was_saved_is_trained_on(tiny_folder, tmp_path):
         assert all(value.any() for value in found.values())
 
 
+def test_other_settings_of_an_adapter_that_is_there_are_told(tiny_folder, tmp_path, caplog):
+    prepared(tiny_folder).save_pretrained(tmp_path / "model")
+    caplog.clear()
+    trainable(loaded(tmp_path / "model"), "lora", rank=3)
+    assert not caplog.messages
+    trainable(loaded(tmp_path / "model"), "lora", rank=8, dropout=0.1, target_modules=["q_proj"])
+    (told,) = caplog.messages
+    assert "rank 3; dropout 0.0; targets down_proj" in told
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_full_tuning_trains_a_copy_and_no_unused_head(tiny_folders, family):
     before = loaded(tiny_folders[family])

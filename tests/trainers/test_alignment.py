@@ -200,10 +200,12 @@ def test_in_batch_negatives_are_the_nearest_of_other_groups_and_texts(
     rows[1]["group"] = rows[0]["group"]
     rows[3] |= {"positive": rows[2]["positive"]}
     rows[5] |= {"negatives": [rows[4]["positive"]]}
+    rows[4] |= {"query": rows[3]["query"]}
+    rows[0] |= {"positive": rows[5]["query"]}
     rows = with_own_references(objective, rows)
     shaken_rows = [{**row, "reference_positive": row["reference_positive"] - 3} for row in rows]
     assert_plain(objective, tiny_folder, shaken_rows)
-    allowed = [sum(further(row, other) for other in rows if other is not row) for row in rows]
+    allowed = [len(further(rows, row)) for row in rows]
     pairs = 4 + sum(min(count, number) for number in allowed)
     assert objective(rows).sums["s2"][1] == pairs
     assert min(allowed) < 5
@@ -218,6 +220,28 @@ def test_rows_of_one_group_have_no_in_batch_negatives(tiny_folder):
     rows = with_own_references(objective, rows)
     assert objective(rows).sums["s2"] == (0.0, 0)
     assert objective(rows[:1]).loss == 0
+
+
+def test_processes_with_and_without_in_batch_negatives_make_the_same_passes(
+    tiny_folder, monkeypatch
+):
+    """Where weights are shared out, each pass waits for all processes."""
+    model = prepared(tiny_folder)
+    objective = Alignment(model, 300, AlignmentSettings(in_batch_negatives=2))
+    objective.one_pass = True
+    some = with_own_references(objective, triplets(model, negatives=(1, 1, 1)))
+    none = [{**row, "group": "the same"} for row in some]
+    passes = []
+    log_probs = model.decoder.log_probs
+    monkeypatch.setattr(
+        model.decoder, "log_probs", lambda *given: passes.append(len(given[1])) or log_probs(*given)
+    )
+    made = []
+    for rows in (some, none):
+        passes.clear()
+        pairs = objective(rows).sums["s2"][1]
+        made.append((len(passes), pairs))
+    assert made == [(2, 9), (2, 3)]
 
 
 def test_a_contrastive_term_is_added_with_its_weight(tiny_folder):

@@ -89,13 +89,13 @@ def test_no_row_that_is_held_back_takes_part_in_the_fit(tiny_folder, place, text
     same |= {"compile": "no", "neck_learning_rate": 1e-30, "tasks": "reconstruct=1"}
     model = loaded(tiny_folder)
     named = Dataset.from_list(
-        [{**row, "group": str(i)} for i, row in enumerate(compression_rows(model, texts))]
+        [{**row, "group": f"texts/{i}"} for i, row in enumerate(compression_rows(model, texts))]
     )
     held = set(held_back(named, 20, 0)[1]["group"])
     matrices = []
     for name, ending in (("as_it_is", ""), ("changed", " of other words")):
         rows = [
-            {"text": text + ending * (str(i) in held), "group": str(i)}
+            {"text": text + ending * (f"texts/{i}" in held), "group": i, "source": "texts"}
             for i, text in enumerate(texts)
         ]
         (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -132,6 +132,21 @@ def test_a_negative_that_is_a_positive_of_the_querys_group_is_left_out(tiny_fold
     assert_plain(objective, tiny_folder, rows)
 
 
+def test_other_answers_to_a_query_and_its_own_text_are_never_negatives(tiny_folder):
+    model = prepared(tiny_folder)
+    objective = Contrastive(model, 512, tau=0.3)
+    rows = triplets(model, negatives=(1, 0, 2, 1))
+    rows[1]["query"] = rows[0]["query"]
+    rows[2]["negatives"] = [rows[0]["query"], rows[1]["positive"]]
+    rows[3]["positive"] = rows[2]["query"]
+    assert_plain(objective, tiny_folder, rows)
+    two = triplets(model, negatives=(0, 0))
+    two[1]["query"] = two[0]["query"]
+    assert two[0]["group"] != two[1]["group"]
+    assert objective(two).loss.item() == 0
+    assert objective([{**two[0], "negatives": [two[0]["query"]]}]).loss.item() == 0
+
+
 def test_each_hard_negative_counts(tiny_folder):
     model = prepared(tiny_folder)
     objective = Contrastive(model, 512, tau=0.3)

@@ -9,7 +9,7 @@ from autoreg_rag.lexical import BM25Index
 from autoreg_trainers.mining.counts import Counts
 from autoreg_trainers.mining.miner import Miner
 from autoreg_trainers.mining.pool import Pool, normalised
-from autoreg_trainers.mining.ranking import VectorScorer, rank
+from autoreg_trainers.mining.ranking import VectorScorer, WordScorer, rank
 from autoreg_trainers.mining.row import Row
 from autoreg_trainers.mining.settings import MiningError, Settings
 
@@ -23,8 +23,7 @@ def row(query, pos, neg=(), **more):
 def miner_by_words(files, **settings):
     how = Settings(**settings)
     pool = Pool(files, max_group=how.max_group)
-    index = BM25Index((str(i), text) for i, text in enumerate(pool.passages))
-    return Miner(pool, [index], how)
+    return Miner(pool, [WordScorer(pool.passages)], how)
 
 
 def mined(rows, counts=None, **settings):
@@ -39,7 +38,7 @@ class Table:
     def __init__(self, scores):
         self._scores = np.array(scores, np.float32)
 
-    def scores(self, queries):
+    def scores(self, rows):
         yield from self._scores
 
 
@@ -231,11 +230,26 @@ def test_by_the_model_the_nearest_vectors_are_taken(tiny_model):
         )
 
 
+def test_queries_that_are_like_their_positives_are_read_as_documents(tiny_model):
+    kinds = ["nli", "qa", "paraphrase", None]
+    rows = [row(word, word, kind=kind) for word, kind in zip(WORDS, kinds, strict=False)]
+    found = np.stack(list(VectorScorer(tiny_model, WORDS).scores(rows)))
+    queries = [each.query for each in rows]
+    documents = tiny_model.encode_documents(WORDS).T
+    asked = tiny_model.encode_queries(queries) @ documents
+    alike = tiny_model.encode_documents(queries) @ documents
+    assert not np.allclose(asked, alike, atol=1e-3)
+    for i, kind in enumerate(kinds):
+        expected = alike if kind in ("nli", "paraphrase") else asked
+        np.testing.assert_allclose(found[i], expected[i], atol=1e-5)
+
+
 def test_vectors_are_compared_in_blocks_without_a_difference(tiny_model, monkeypatch):
     scorer = VectorScorer(tiny_model, WORDS)
-    whole = np.stack(list(scorer.scores(WORDS)))
+    rows = [row(word, word) for word in WORDS]
+    whole = np.stack(list(scorer.scores(rows)))
     monkeypatch.setattr("autoreg_trainers.mining.ranking.BLOCK_SCORES", 2 * len(WORDS))
-    np.testing.assert_allclose(np.stack(list(scorer.scores(WORDS))), whole, atol=1e-6)
+    np.testing.assert_allclose(np.stack(list(scorer.scores(rows))), whole, atol=1e-6)
 
 
 @pytest.mark.parametrize(

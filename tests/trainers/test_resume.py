@@ -1,5 +1,6 @@
 """A run that is killed, or told to stop, goes on as if nothing had happened."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,9 +8,10 @@ import signal
 import pytest
 import torch
 
-from autoreg_trainers import trainer
-from autoreg_trainers.trainer import COMPLETE_FILE, AutoRegTrainer
-from tests.trainers.running import apart, flags, history, weights
+from autoreg_trainers import bridge, trainer
+from autoreg_trainers.checkpoints import COMPLETE_FILE, steps_done
+from autoreg_trainers.trainer import AutoRegTrainer
+from tests.trainers.running import apart, flags, history, last, weights
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL on Windows")
 
@@ -117,6 +119,23 @@ def test_a_run_that_time_has_stopped_can_be_finished(started, place):
     assert any(not torch.equal(value, stopped[key]) for key, value in weights(out).items())
 
 
+def test_two_processes_go_on_with_the_rows_of_a_later_pass(place, rows_file, tiny_folder):
+    folder = place / "halves"
+    folder.mkdir()
+    lines = rows_file.read_text().splitlines(keepends=True)
+    for name, part in (("a", lines[:24]), ("b", lines[24:])):
+        (folder / f"{name}.jsonl").write_text("".join(part))
+    options = flags(
+        model=tiny_folder, sources=folder, **SAME, batches="source", schedule="constant"
+    )
+    whole, out = place / "two-whole", place / "two-stopped"
+    for run, *steps in ((whole, STEPS), (out, 7, STEPS)):
+        for step in steps:
+            given = [*options, "--out", run, "--resume", "yes", "--max-steps", step]
+            assert apart("contrastive", *given, count=2, cwd=place) == [0, 0]
+    assert_same_run(out, whole)
+
+
 def test_a_run_that_has_ended_is_left_as_it_is_or_made_longer(started, place):
     name, options, whole = started
     if name != "ic":
@@ -135,3 +154,39 @@ def test_a_run_that_has_ended_is_left_as_it_is_or_made_longer(started, place):
     assert apart(name, *long, cwd=place) == [0]
     assert apart(name, *long, "--out", whole, cwd=place) == [0]
     assert_same_run(out, whole, steps=6)
+
+
+def test_what_is_told_of_a_run_may_change_when_it_goes_on(place, rows_file, tiny_folder):
+    options = flags(model=tiny_folder, sources=rows_file, schedule="constant", epochs=3)
+    run = [*options, "--out", place / "told", "--resume", "yes", "--keep-checkpoints", 9]
+    assert apart("contrastive", *run, "--max-steps", 2, cwd=place) == [0]
+    changed = ["--logging-steps", 3, "--eval-steps", 4, "--save-steps", 5, "--max-steps", 8]
+    assert apart("contrastive", *run, *changed, cwd=place) == [0]
+    assert sorted(history(place / "told")) == [1, 2, 3, 6]
+    entries = json.loads((last(place / "told") / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in entries if "eval_loss" in entry] == [4, 8]
+    checkpoints = (place / "told" / "checkpoints").glob(f"*/{COMPLETE_FILE}")
+    assert {steps_done(path.parent) for path in checkpoints} == {2, 5, 8}
+
+
+def test_a_run_that_has_ended_tells_the_same_figures_again(
+    here, monkeypatch, tmp_path, rows_file, tiny_folder
+):
+    fitted = []
+    fit = bridge.fit_bridge
+    monkeypatch.setattr(bridge, "fit_bridge", lambda *given: fitted.append(1) or fit(*given))
+    options = flags(model=tiny_folder, sources=rows_file, max_steps=2, resume="yes")
+    first, again = (here("ic", *options, "--out", tmp_path / "run") for _ in range(2))
+    assert first[0] == again[0] == 0
+    assert json.loads(again[1]) == pytest.approx(json.loads(first[1]), rel=1e-5)
+    assert json.loads(again[1]).keys() >= {"eval_no_context", "eval_gain", "eval_content"}
+    assert len(fitted) == 1
+
+
+def test_a_figure_that_is_no_number_is_left_out(here, tmp_path, rows_file, tiny_folder):
+    """One held-back row has no pair to be uniform."""
+    options = flags(model=tiny_folder, sources=rows_file, max_steps=1, held_back=1)
+    status, output, _ = here("contrastive", *options, "--out", tmp_path / "run")
+    assert status == 0
+    assert "eval_loss" in json.loads(output)
+    assert "NaN" not in output

@@ -4,9 +4,13 @@ import json
 import shutil
 
 import pytest
+import torch
+from transformers import TrainingArguments
 
 from autoreg_rag.model import AutoRegModel
-from tests.trainers.running import flags, short_rows
+from autoreg_trainers import training
+from autoreg_trainers.settings import CompressionSettings
+from tests.trainers.running import flags, last, short_rows, trained
 
 
 @pytest.fixture
@@ -91,6 +95,7 @@ def test_a_wrong_value_is_named(refusal, options, tmp_path, name):
         ("cda", "teacher_weight", -1),
         ("cda", "teacher_cosine_weight", -1),
         ("contrastive", "tau", 0),
+        ("contrastive", "tuning", "bridge"),
         ("contrastive", "teacher_weight", -0.5),
         ("contrastive", "teacher_cosine_weight", -0.5),
     ],
@@ -112,6 +117,33 @@ def test_an_unknown_setting_or_choice_is_one_line_of_usage(refusal, options, tmp
     line = refusal("ic", *options, "--config", file)
     assert "line 2" in line
     assert "learning_rate" in line
+
+
+def test_a_run_that_diverges_is_ended(refusal, options, tmp_path):
+    wild = ["--learning-rate", 1e30, "--max-steps", 4, "--save-steps", 1, "--warmup", 0]
+    line = refusal("contrastive", *options, *wild)
+    kept = last(tmp_path / "run")
+    step = int(kept.name.rpartition("-")[2]) + 1
+    assert f"step {step}: the gradients are not finite" in line
+    assert "--learning-rate" in line
+    assert str(kept) in line
+    assert not (tmp_path / "run" / "model").exists()
+    assert all(value.isfinite().all() for value in trained(tmp_path / "run").values())
+
+
+def test_one_process_trains_on_one_gpu_the_first(refusal, options, monkeypatch, tmp_path):
+    monkeypatch.setattr(training, "choose_device", lambda device: torch.device(device))
+    line = refusal("ic", *options, "--device", "cuda:1")
+    assert "CUDA_VISIBLE_DEVICES=1" in line
+
+    def two_gpus(arguments):
+        arguments._n_gpu = 2
+        return torch.device("cuda")
+
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(two_gpus))
+    settings = CompressionSettings(sources=["rows"], batch_size=32)
+    arguments = training._arguments(settings, tmp_path, 0, 1, "cuda")
+    assert (arguments.n_gpu, arguments.train_batch_size) == (1, 32)
 
 
 def test_a_folder_that_holds_a_run_is_not_used_again(here, refusal, options, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Iterable
 from typing import Literal
 
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -69,6 +70,19 @@ def trainable(
             except ValueError as error:
                 raise ModelError(f"no adapter fits {backbone.name}: {error}") from error
             fuse(backbone.language_model)  # as it will be when it is loaded
+        else:
+            kept = backbone.language_model.peft_config["default"]
+            numbers = {
+                "rank": (kept.r, rank),
+                "alpha": (kept.lora_alpha, kept.lora_alpha if alpha is None else alpha),
+                "dropout": (kept.lora_dropout, dropout),
+            }
+            others = [f"{name} {has}" for name, (has, asked) in numbers.items() if has != asked]
+            targets = _last_names(kept.target_modules)
+            if target_modules != "all-linear" and targets != _last_names(target_modules):
+                others.append(f"targets {', '.join(sorted(targets))}")
+            if others:
+                logger.warning("the model's adapter stays as it is: %s", "; ".join(others))
         for name, parameter in backbone.language_model.named_parameters():
             parameter.requires_grad_("lora_" in name)
             if parameter.requires_grad:
@@ -94,6 +108,12 @@ def trainable(
     )
     logger.info("%d parameters are trained", count(prepared))
     return prepared
+
+
+def _last_names(modules: str | Iterable[str]) -> set[str]:
+    """Return modules' names without what they are in: peft keeps them whole."""
+    names = [modules] if isinstance(modules, str) else modules
+    return {name.rpartition(".")[2] for name in names}
 
 
 def merged(backbone: Backbone) -> Backbone:

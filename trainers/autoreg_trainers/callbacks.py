@@ -62,8 +62,10 @@ class Clock(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Count the minutes between checkpoints from here."""
+        """Count the minutes between checkpoints from here, and steps as this run was told."""
         self.saved = time.monotonic()
+        # Those of a checkpoint are in its state, which transformers goes by.
+        state.compute_steps(args, state.max_steps)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -88,7 +90,7 @@ class Clock(TrainerCallback):
 
 
 class NoContext(TrainerCallback):
-    """Has the loss without any context measured on the steps that are logged, and on evaluation.
+    """Has the loss without any context measured on the steps that are logged.
 
     Parameters
     ----------
@@ -105,9 +107,3 @@ class NoContext(TrainerCallback):
         """Measure on the step whose end is logged."""
         step = state.global_step + 1
         self.objective.compare = step == 1 or step % max(1, int(args.logging_steps)) == 0
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Measure on evaluation, which follows a step."""
-        self.objective.compare = True

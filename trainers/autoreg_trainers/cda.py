@@ -56,6 +56,7 @@ def alignment_recipe(settings: AlignmentTrainingSettings) -> Recipe:
             model.config,
             seed=settings.seed,
             max_rows=settings.max_rows,
+            max_group=settings.max_group,
             strict=settings.strict,
             num_negatives=settings.negatives,
         )

@@ -29,6 +29,7 @@ def contrastive(settings: ContrastiveSettings) -> None:
             model.config,
             seed=settings.seed,
             max_rows=settings.max_rows,
+            max_group=settings.max_group,
             strict=settings.strict,
             num_negatives=settings.negatives,
         ),

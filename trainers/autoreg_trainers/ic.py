@@ -38,6 +38,7 @@ def ic(settings: CompressionSettings) -> None:
             tasks=settings.tasks,
             seed=settings.seed,
             max_rows=settings.max_rows,
+            max_group=settings.max_group,
             strict=settings.strict,
         ),
         objective=lambda model: Compression(

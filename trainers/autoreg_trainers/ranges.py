@@ -33,6 +33,7 @@ _LEAST = {
     "num_compress_tokens": 1,
     "max_length": 1,
     "max_rows": 1,
+    "max_group": 1,
     "max_tokens": 1,
     "max_target": 1,
     "max_minutes": 0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from autoreg_rag.errors import ModelError
 from autoreg_trainers.ranges import check_settings
 
 
@@ -64,6 +65,11 @@ class TrainingSettings:
     epochs: float = option(1.0, "Passes over the rows.")
     max_steps: int = option(-1, "Stop after this many steps, whatever the epochs.")
     max_rows: int | None = option(None, "Take at most this many rows.")
+    max_group: int | None = option(
+        None,
+        "A group of more texts than this in a source is taken for a topic, whose rows may be "
+        "each other's negatives and held back apart; by default every group counts.",
+    )
     max_tokens: int | None = option(None, "Leave out rows with a text of more tokens than this.")
     max_target: int | None = option(
         None, "Score only this many tokens of a target; the encoder reads all of a text."
@@ -160,3 +166,9 @@ class ContrastiveSettings(TrainingSettings):
     teacher_cosine_weight: float = option(
         0.0, "Weight of the mean squared difference from them, over all candidates."
     )
+
+    def __post_init__(self) -> None:
+        """Refuse to train nothing: InfoNCE asks nothing of what the decoder reads through."""
+        super().__post_init__()
+        if self.tuning == "bridge":
+            raise ModelError("tuning is bridge, which InfoNCE never runs; give lora or full")

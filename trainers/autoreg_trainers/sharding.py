@@ -30,6 +30,11 @@ def whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
+def own_part(value: Tensor) -> Tensor:
+    """Return what this process holds of a tensor."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
 @torch.no_grad()
 def fill(parameter: Tensor, value: Tensor) -> None:
     """Copy a whole tensor into a parameter, or its part into what this process has of it."""

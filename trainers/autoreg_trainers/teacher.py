@@ -118,7 +118,7 @@ class Teacher:
             self.folder,
             what="teacher's vectors",
             manifest=MANIFEST_FILE,
-            wanted={"teachers": [_digest(name) for name in self.names], "texts": _hash(texts)},
+            wanted={"teachers": [model_hash(name) for name in self.names], "texts": _hash(texts)},
             block=BLOCK,
         )["vectors"]
         return rows.add_column(COLUMN, places)
@@ -173,7 +173,7 @@ def _encode(
     return torch.from_numpy(np.concatenate(parts, axis=1) / math.sqrt(len(parts))).half()
 
 
-def _digest(name: str) -> str:
+def model_hash(name: str) -> str:
     """Return a hash of a folder's weights and settings, or the name of what is no folder."""
     folder = Path(name)
     digest = hashlib.sha256()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,12 +23,19 @@ from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 
+from autoreg_rag.errors import ModelError
 from autoreg_rag.files import write_whole
 from autoreg_trainers import health
+from autoreg_trainers.checkpoints import (
+    COMPLETE_FILE,
+    drop_checkpoints,
+    last_checkpoint,
+    steps_done,
+)
 from autoreg_trainers.objectives import Objective, Outcome
 from autoreg_trainers.objectives.objective import Row
 from autoreg_trainers.ranges import MIN_TOKEN_BUDGET
-from autoreg_trainers.sharding import fill, gather, make_shardable, root_held, whole
+from autoreg_trainers.sharding import fill, gather, make_shardable, own_part, root_held, whole
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +43,6 @@ Figures = dict[str, tuple[float, int]]
 """Sum and count of what is reported, by name."""
 
 WEIGHTS_FILE = "trainable.safetensors"
-COMPLETE_FILE = "complete"
-"""Written last: a checkpoint without it was cut off."""
-
 _NECK_VECTORS = ("neck.compress_tokens", "neck.bridge_start")
 
 
@@ -142,7 +145,29 @@ class AutoRegTrainer(Trainer):
             self._complete_gradients()
         if isinstance(model, DistributedDataParallel):
             self._average_gradients()
+        self._refuse_divergence()
         return loss
+
+    def _refuse_divergence(self) -> None:
+        """Raise where gradients are not finite, in all processes: weights would not be either."""
+        held = (parameter.grad for parameter in self.objective.parameters())
+        own = [own_part(gradient) for gradient in held if gradient is not None]
+        finite = bool(torch.stack(torch._foreach_norm(own)).isfinite().all()) if own else True
+        finite_in, processes = self._over_processes({"": (float(finite), 1)})[""]
+        if finite_in == processes:
+            return
+        checkpoint = last_checkpoint(Path(str(self.args.output_dir)))
+        before = (
+            ""
+            if checkpoint is None
+            else (
+                f"; --resume --max-steps {steps_done(checkpoint)} gives the model of {checkpoint}"
+            )
+        )
+        raise ModelError(
+            f"step {self.state.global_step + 1}: the gradients are not finite; begin again with a "
+            f"lower --learning-rate{before}"
+        )
 
     def _make_room(self, error: Exception) -> None:
         """Halve the budget after running out of memory; raise what is another error."""
@@ -349,26 +374,7 @@ class AutoRegTrainer(Trainer):
             folder = Path(str(self.args.output_dir))
             write_whole(folder / f"checkpoint-{self.state.global_step}" / COMPLETE_FILE, b"")
             # Not by transformers, which would delete before the new one is complete.
-            _drop_checkpoints(folder, self.keep_checkpoints)
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint in `folder` that was written to its end."""
-    return next(reversed(_complete(folder)), None)
-
-
-def _complete(folder: Path) -> list[Path]:
-    complete = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE_FILE}")]
-    return sorted(complete, key=lambda path: int(path.name.rpartition("-")[2]))
-
-
-def _drop_checkpoints(folder: Path, keep: int) -> None:
-    """Delete checkpoints that were cut off, and all complete ones but the last."""
-    kept = _complete(folder)[-keep:]
-    for path in folder.glob("checkpoint-*"):
-        if path not in kept:
-            (path / COMPLETE_FILE).unlink(missing_ok=True)
-            shutil.rmtree(path)
+            drop_checkpoints(folder, self.keep_checkpoints)
 
 
 @dataclass

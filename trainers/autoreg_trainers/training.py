@@ -35,6 +35,7 @@ from autoreg_trainers.acceleration import avoid_planning, compile_layers, traini
 from autoreg_trainers.adaptation import rounded, trainable
 from autoreg_trainers.arguments import save_effective
 from autoreg_trainers.callbacks import Clock, Progress
+from autoreg_trainers.checkpoints import last_checkpoint, steps_done
 from autoreg_trainers.curve import draw_curve
 from autoreg_trainers.data import held_back
 from autoreg_trainers.objectives import Objective
@@ -42,7 +43,7 @@ from autoreg_trainers.probe import Probe, ProbeCallback
 from autoreg_trainers.resuming import check_same_run
 from autoreg_trainers.sampling import SourceSampler
 from autoreg_trainers.settings import TrainingSettings
-from autoreg_trainers.trainer import AutoRegTrainer, last_checkpoint
+from autoreg_trainers.trainer import AutoRegTrainer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -79,7 +80,8 @@ class Recipe:
         Changes the rows, with the objective on the model as it was loaded. All processes
         call it together.
     begin
-        Changes the model, with that same objective and the rows to train on.
+        Changes the model, with that same objective and the rows to train on, where no checkpoint
+        holds what came of it.
     callbacks
         Gives more callbacks for the loop.
     """
@@ -132,7 +134,8 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
             f"there are {len(training)} rows to train on, fewer than the batch size "
             f"{settings.batch_size}"
         )
-    recipe.begin(loaded, training)
+    if checkpoint is None:
+        recipe.begin(loaded, training)
     prepared = trainable(
         model,
         settings.tuning,
@@ -143,12 +146,13 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
     )
     compile_layers(prepared, settings.compile)
     objective = build_objective(settings, recipe, prepared)
+    sampler = _sampler(settings, training)
     trainer = AutoRegTrainer(
         objective,
         _arguments(settings, out, len(held), state.num_processes, prepared.backbone.device.type),
         neck_learning_rate=settings.neck_learning_rate or 10 * settings.learning_rate,
         keep_checkpoints=settings.keep_checkpoints,
-        sampler=_sampler(settings, training),
+        sampler=sampler,
         train_dataset=training,
         eval_dataset=held,
         callbacks=[clock],
@@ -164,7 +168,10 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
         save_effective(settings, out / SETTINGS_FILE)
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
-    if checkpoint is not None and _steps_done(checkpoint) >= _steps(settings, len(training)):
+        if sampler is not None:
+            # Of several processes accelerate's wrappers hide it where a pass is gone on with.
+            sampler.set_epoch(steps_done(checkpoint) // (len(training) // settings.batch_size))
+    if checkpoint is not None and steps_done(checkpoint) >= _steps(settings, len(training)):
         trainer.restore(checkpoint)  # transformers would make one step more
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -197,22 +204,24 @@ def _steps(settings: TrainingSettings, rows: int) -> int:
     return math.ceil(settings.epochs * (rows // settings.batch_size))
 
 
-def _steps_done(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
 def join_processes(settings: TrainingSettings) -> PartialState:
     """Join the processes that were started together, or be the only one."""
     # Without a GPU they meet on the CPU only if that is said. One may prepare for hours
     # while the others wait.
-    cpu = choose_device(settings.device).type == "cpu"
-    return PartialState(cpu=cpu, timeout=timedelta(days=1))
+    place = choose_device(settings.device)
+    state = PartialState(cpu=place.type == "cpu", timeout=timedelta(days=1))
+    if place.index and state.num_processes == 1:
+        raise ModelError(
+            f"one process trains on the first GPU that it sees, not on {place}; set "
+            f"CUDA_VISIBLE_DEVICES={place.index} and leave --device out"
+        )
+    return state
 
 
 def print_figures(figures: dict[str, float]) -> None:
-    """Print figures as JSON on standard output, once."""
+    """Print figures as JSON, which has no word for NaN, on standard output, once."""
     if PartialState().is_main_process:
-        print_json(figures)
+        print_json({name: value for name, value in figures.items() if math.isfinite(value)})
 
 
 def short_rows(settings: TrainingSettings, rows: Dataset) -> Dataset:
@@ -312,7 +321,7 @@ def _arguments(
     settings: TrainingSettings, out: Path, held: int, processes: int, device: str
 ) -> TrainingArguments:
     evaluate = settings.eval_steps > 0 and held > 0
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(out / CHECKPOINT_FOLDER),
         per_device_train_batch_size=settings.batch_size // processes,
         per_device_eval_batch_size=settings.batch_size,
@@ -325,6 +334,7 @@ def _arguments(
         max_steps=settings.max_steps,
         logging_steps=settings.logging_steps,
         logging_first_step=True,
+        logging_nan_inf_filter=False,
         eval_strategy="steps" if evaluate else "no",
         eval_steps=settings.eval_steps if evaluate else None,
         save_strategy="steps",
@@ -342,3 +352,6 @@ def _arguments(
         disable_tqdm=None,
         accelerator_config={"dispatch_batches": False, "split_batches": False},
     )
+    # Of several GPUs that one process sees, transformers would take all, by DataParallel.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments

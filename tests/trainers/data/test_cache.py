@@ -53,6 +53,15 @@ def test_rows_are_tokenized_once(tiny_model: AutoRegModel, write: Write, refuse:
     load(tiny_model, path, source=Source(str(path), weight=3))
 
 
+def test_what_is_made_of_rows_later_is_not_kept_beside_them(
+    tiny_model: AutoRegModel, write: Write, cache: Path
+):
+    rows = load(tiny_model, write("a.jsonl", pairs("a", 50)), max_rows=10)
+    before = sorted(cache.rglob("*"))
+    rows.add_column("number", list(range(10)))
+    assert sorted(cache.rglob("*")) == before
+
+
 def test_bad_rows_are_named_from_the_cache_too(
     tiny_model: AutoRegModel, write: Write, refuse: Any, caplog: pytest.LogCaptureFixture
 ):

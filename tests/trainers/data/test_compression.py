@@ -195,7 +195,11 @@ def test_a_mixture_comes_out_as_asked(tiny_model: AutoRegModel, write: Write, ro
 def test_every_record_is_drawn_once(tiny_model: AutoRegModel, write: Write):
     rows = [{"text": f"{number} {LONG}", "group": str(number)} for number in range(50)]
     found = load(tiny_model, write("a.jsonl", rows), tasks={"reconstruct": 1, "continue": 2})
-    assert sorted(found["group"], key=int) == [str(number) for number in range(50)]
+    groups = sorted(found["group"])
+    assert groups == sorted(f"a/{number}" for number in range(50))
+    topic = write("b.jsonl", [{**row, "group": "all"} for row in rows])
+    found = load(tiny_model, topic, tasks={"reconstruct": 1, "continue": 2}, max_group=49)
+    assert len(set(found["group"])) == 50
 
 
 def test_a_scarce_task_gets_all_that_can_serve_it(

@@ -45,6 +45,22 @@ def test_parquet(tiny_model: AutoRegModel, tmp_path: Path):
     assert [len(row) for row in found["negatives"]] == [1] * 5
 
 
+def test_parquet_without_rows_and_with_numbers_of_which_some_are_missing(
+    tiny_model: AutoRegModel, tmp_path: Path
+):
+    """Such numbers are stored as floats."""
+    columns = {"query": ["a", "b"], "pos": ["c", "d"], "group": pa.array([7.0, None])}
+    table = pa.table(columns)
+    pq.write_table(table, tmp_path / "n.parquet")
+    pq.write_table(table.slice(0, 0), tmp_path / "none.parquet")
+    found = load(tiny_model, tmp_path, strict=True)
+    assert len(found) == 2
+    assert "n/7" in found["group"]
+    pq.write_table(table.set_column(2, "group", pa.array([0.5, 1.0])), tmp_path / "n.parquet")
+    with pytest.raises(DataError, match="'group' holds float, not text"):
+        load(tiny_model, tmp_path, strict=True)
+
+
 def test_tables_of_scored_sentences(tiny_model: AutoRegModel, write: Write):
     tabs = write(
         "a.tsv", ["score\tsentence1\tsentence2", '4.5\ta "quoted one\tb', "1\tc\td", "5\te\tf"]

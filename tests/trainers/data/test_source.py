@@ -49,6 +49,7 @@ def test_what_is_written_is_read_again(path: str, weight: float, limit: int):
         {"path": "x", "limit": True},
         {"path": "x", "weight": "2"},
         {"path": "x", "tasks": [1]},
+        {"path": "x", "tasks": [["answer"]]},
         {"path": "x", "tasks": 7},
         {"path": 3},
         7,

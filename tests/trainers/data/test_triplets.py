@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autoreg_rag.model import AutoRegModel
-from autoreg_trainers.data import DataError, Source, load_triplets, rows_hash
+from autoreg_trainers.data import DataError, Source, held_back, load_triplets, rows_hash
 from tests.trainers.data.conftest import Ids, Write, pairs
 
 ROW = {
@@ -31,7 +31,7 @@ def test_columns_hold_the_ids_of_the_bare_texts(tiny_model: AutoRegModel, write:
         "positive": ids("They did."),
         "negatives": [ids("She did."), ids("He did.")],  # the positive is no negative
         "symmetric": False,
-        "group": "people",
+        "group": "people/people",
         "source": "people",
     }
 
@@ -51,6 +51,35 @@ def test_a_row_without_a_group_belongs_to_its_query(tiny_model: AutoRegModel, wr
     groups = {tuple(row["positive"]): row["group"] for row in found}
     assert sorted(Counter(groups.values()).values()) == [1, 2]
     assert all(groups.values())
+
+
+def test_a_groups_name_counts_where_it_comes_from(tiny_model: AutoRegModel, write: Write):
+    """Numbers are used again by every file, names by all files of what a row calls its source."""
+    for name in "ab":
+        write(f"{name}.jsonl", pairs(name, 1, group=1))
+        write(f"{name}2.jsonl", pairs(f"{name}2", 1, group=1, source="s"))
+        path = write(f"{name}3.jsonl", [{"query": "same", "pos": name, "source": ["no name"]}])
+    groups = {row["source"]: row["group"] for row in load(tiny_model, path.parent)}
+    assert groups["a"] != groups["b"]
+    assert groups["a2"] == groups["b2"] not in (groups["a"], groups["b"])
+    assert groups["a3"] == groups["b3"]
+
+
+def test_a_large_group_is_a_topic(tiny_model: AutoRegModel, write: Write):
+    """Its rows belong to their queries, as if they had stated no group."""
+    rows = [*pairs("t", 6, group="topic"), *pairs("a", 5, group="article")]
+    rows[1]["query"] = rows[0]["query"]  # five queries then
+    path = write("a.jsonl", rows)
+    assert Counter(load(tiny_model, path, max_group=5)["group"]) == {"a/topic": 6, "a/article": 5}
+    rows[1]["query"] = "another"
+    write("a.jsonl", [*rows, {**rows[0], "pos": "again"}])
+    found = load(tiny_model, path, max_group=5)
+    assert sorted(Counter(found["group"]).values()) == [1, 1, 1, 1, 1, 2, 5]
+    assert len(set(load(tiny_model, path)["group"])) == 2
+    train, held = held_back(found, 4, 0)
+    assert (len(train), len(held)) == (8, 4)
+    # What is drawn of it does not change what it is.
+    assert "a/topic" not in load(tiny_model, path, max_group=5, max_rows=4)["group"]
 
 
 @pytest.mark.parametrize("number", [0, 1, 5])

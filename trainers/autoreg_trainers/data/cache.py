@@ -9,7 +9,7 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset, disable_caching
 
 from autoreg_rag.backbone import Backbone
 from autoreg_rag.config import AutoRegConfig
@@ -23,8 +23,8 @@ from autoreg_trainers.data.source import Source
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 3
-"""Part of the keys: raise it when the same rows give other ids."""
+_VERSION = 4
+"""Part of the keys: raise it when the same rows give other ids or columns."""
 
 _FOLDER = "rows"
 _ROWS = "rows.arrow"
@@ -56,6 +56,8 @@ def tokenised(
     ModelError
         The cache cannot be written.
     """
+    # What is selected of rows and added to them would be written beside them, and never deleted.
+    disable_caching()
     found = find(source)
     content = parts(found)
     names = [part.name for part in content]

@@ -13,6 +13,7 @@ from autoreg_rag.config import AutoRegConfig
 from autoreg_trainers.data.assignment import assigned
 from autoreg_trainers.data.cache import tokenised
 from autoreg_trainers.data.errors import DataError
+from autoreg_trainers.data.groups import OWN, group_cells, settled
 from autoreg_trainers.data.mixing import Integers, draw, generator, picked, rows_by_source
 from autoreg_trainers.data.records import Record
 from autoreg_trainers.data.rows import RECORD, TEXT, TOKENS, Cells
@@ -28,6 +29,7 @@ class _Compression:
             "target": TOKENS,
             "task": TEXT,
             "group": TEXT,
+            OWN: TEXT,
             "source": TEXT,
         }
     )
@@ -47,7 +49,7 @@ class _Compression:
                 "suffix": self._config.suffix(example.instruction),
                 "target": example.target,
                 "task": task,
-                "group": record.group,
+                **group_cells(record, source),
                 "source": source,
             }
             for task, example in examples(record, self._tasks, self._config)
@@ -62,6 +64,7 @@ def load_compression(
     tasks: Mapping[str, float],
     seed: int,
     max_rows: int | None = None,
+    max_group: int | None = None,
     strict: bool = False,
 ) -> Dataset:
     """Load rows for Information Compression, mixed by the weights of sources and tasks.
@@ -85,6 +88,9 @@ def load_compression(
         Of the draw, the tasks and the order; the same seed gives the same rows.
     max_rows
         The most rows. See `autoreg_trainers.data.mixing` for how weights share them.
+    max_group
+        A group of more texts than this is taken for a topic: it does not count. By default
+        every group does.
     strict
         Whether a bad row is an error instead of a warning.
 
@@ -94,9 +100,9 @@ def load_compression(
         Columns ``context`` (ids of the bare text, without special tokens, cut at
         ``config.max_length`` or what the window leaves), ``suffix`` (ids of
         ``config.suffix(instruction)``, never cut), ``target`` (cut like the
-        context, without <eos>), ``task``, ``group`` (the row's own, else a
-        digest of its first text) and ``source`` (the file's name without its
-        endings).
+        context, without <eos>), ``task``, ``group`` (the row's own, told apart by where it
+        comes from, else a digest of its first text) and ``source`` (the file's name without
+        its endings).
 
     Raises
     ------
@@ -117,7 +123,8 @@ def load_compression(
         recipe = _Compression(serving, config)
         tables.append(tokenised(source, recipe, backbone, config, strict=strict))
     chosen = _chosen(tables, found, shares, seed, max_rows)
-    return picked([table.remove_columns(RECORD) for table in tables], chosen, seed)
+    rows = [settled(table.remove_columns(RECORD), max_group) for table in tables]
+    return picked(rows, chosen, seed)
 
 
 def _chosen(

@@ -25,6 +25,7 @@ _MARKING = "autoreg_trainers.mark"
 codecs.register_error(_MARKING, lambda error: (_NOT_UTF8, getattr(error, "end", 0)))
 
 _CHUNK_CHARACTERS = 1 << 20
+_PARQUET_ROWS = 1000
 
 _READING_ERRORS = (OSError, EOFError, zlib.error, ValueError)
 """What damaged files raise in gzip, in Arrow and in ``datasets``."""
@@ -76,7 +77,7 @@ def rows_of_file(file: Path) -> Iterator[Row]:
     """
     kind = ending(file)
     if kind in PARQUET:
-        for number, row in _numbered(str(file), _open("parquet", file), "row"):
+        for number, row in _numbered(str(file), _parquet(file), "row"):
             yield Row(f", row {number}", row)
     elif kind in TABLES:
         yield from _table(file, _Tabs if kind == ".tsv" else csv.excel)
@@ -103,6 +104,11 @@ def _open(builder: str, file: Path, **settings: Any) -> datasets.IterableDataset
         )
     except _READING_ERRORS as error:
         raise DataError(f"{file} cannot be read: {first_line(error)}") from error
+
+
+def _parquet(file: Path) -> datasets.IterableDataset:
+    # By default a batch is as long as the first part of the file, which may have no rows.
+    return _open("parquet", file, batch_size=_PARQUET_ROWS)
 
 
 def _numbered(

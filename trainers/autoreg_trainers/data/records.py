@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, TypedDict
 
 
 class Shape(Enum):
@@ -26,7 +26,7 @@ class Shape(Enum):
     """There is `first` alone."""
 
 
-_SYMMETRIC = frozenset({"nli", "paraphrase"})
+SYMMETRIC = frozenset({"nli", "paraphrase"})
 """Kinds of pairs whose texts are alike, so that either may stand for the other."""
 
 
@@ -44,9 +44,9 @@ class Record:
         Texts that `second` must be told from.
     kind
         ``qa``, ``title``, ``definition``, ``nli`` and so on; empty if not stated.
-    group
-        What the row belongs to: its own ``group``, else a digest of `first`, so
-        that rows about one text belong together.
+    group, origin
+        The row's ``group`` and ``source``: what it says that it belongs to, and where that
+        comes from; empty if not stated.
     instruction
         The row's own, of the shape GIVEN.
     """
@@ -57,21 +57,22 @@ class Record:
     negatives: tuple[str, ...] = ()
     kind: str = ""
     group: str = ""
+    origin: str = ""
     instruction: str = ""
 
     @property
     def symmetric(self) -> bool:
         """Whether `first` and `second` are two sentences of one meaning."""
-        return self.shape is Shape.PAIR and self.kind in _SYMMETRIC
+        return self.shape is Shape.PAIR and self.kind in SYMMETRIC
 
 
 def records_of(row: Any, *, min_score: float) -> Iterator[Record]:
     """Yield the record that a row holds, or several where it has several positives.
 
     Shapes are told by their fields: ``query`` and ``pos`` (a text or several),
-    perhaps ``neg``, ``kind``, ``group``; ``context``, ``instruction`` and
+    perhaps ``neg``, ``kind``; ``context``, ``instruction`` and
     ``output``; ``sentence1`` and ``sentence2``, perhaps ``score``; ``text``,
-    perhaps ``title``. Other fields mean nothing.
+    perhaps ``title``; all perhaps with ``group`` and ``source``. Other fields mean nothing.
 
     Parameters
     ----------
@@ -101,33 +102,31 @@ def _pairs(row: Mapping[str, Any], min_score: float) -> Iterator[Record]:
     if not positives:
         raise ValueError("'pos' is missing or empty")
     negatives = tuple(text for text in _texts(row, "neg") if text not in positives)
-    kind, group = _name(row, "kind"), _name(row, "group") or digest(query)
+    kind = _name(row, "kind")
     for positive in positives:
-        yield Record(Shape.PAIR, query, positive, negatives, kind, group)
+        yield Record(Shape.PAIR, query, positive, negatives, kind, **_belonging(row))
 
 
 def _given(row: Mapping[str, Any], min_score: float) -> Iterator[Record]:
     context, output = _text(row, "context"), _text(row, "output")
-    instruction, group = _text(row, "instruction"), _name(row, "group") or digest(context)
+    instruction, kind = _text(row, "instruction"), _name(row, "kind")
     yield Record(
-        Shape.GIVEN, context, output, kind=_name(row, "kind"), group=group, instruction=instruction
+        Shape.GIVEN, context, output, kind=kind, instruction=instruction, **_belonging(row)
     )
 
 
 def _sentences(row: Mapping[str, Any], min_score: float) -> Iterator[Record]:
     first, second = _text(row, "sentence1"), _text(row, "sentence2")
     shape = Shape.PAIR if _score(row, default=min_score) >= min_score else Shape.UNLIKE
-    group = _name(row, "group") or digest(first)
-    yield Record(shape, first, second, kind="paraphrase", group=group)
+    yield Record(shape, first, second, kind="paraphrase", **_belonging(row))
 
 
 def _passage(row: Mapping[str, Any], min_score: float) -> Iterator[Record]:
-    text = _text(row, "text")
-    kind, group = _name(row, "kind"), _name(row, "group") or digest(text)
+    text, kind = _text(row, "text"), _name(row, "kind")
     if row.get("title") in (None, ""):
-        yield Record(Shape.TEXT, text, kind=kind, group=group)
+        yield Record(Shape.TEXT, text, kind=kind, **_belonging(row))
     else:
-        yield Record(Shape.PAIR, _text(row, "title"), text, kind="title", group=group)
+        yield Record(Shape.PAIR, _text(row, "title"), text, kind="title", **_belonging(row))
 
 
 _READERS = (
@@ -136,6 +135,16 @@ _READERS = (
     (("sentence1", "sentence2"), _sentences),
     (("text",), _passage),
 )
+
+
+class _Belonging(TypedDict):
+    group: str
+    origin: str
+
+
+def _belonging(row: Mapping[str, Any]) -> _Belonging:
+    origin = _name(row, "source") if isinstance(row.get("source"), str) else ""
+    return {"group": _name(row, "group"), "origin": origin}
 
 
 def _text(row: Mapping[str, Any], field: str) -> str:
@@ -166,6 +175,8 @@ def _name(row: Mapping[str, Any], field: str) -> str:
     value = row.get(field)
     if value is None:
         return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # Parquet's way, where a row of the column has none
     if not isinstance(value, (str, int)):
         raise ValueError(f"{field!r} holds {type(value).__name__}, not text")
     return str(value).encode("utf-8", "replace").decode()  # lone surrogates cannot be stored

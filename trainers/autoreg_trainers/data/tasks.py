@@ -123,7 +123,7 @@ TASKS = tuple(_MAKERS)
 def check_tasks(names: Iterable[object], where: str = "") -> None:
     """Raise a DataError, which begins with `where`, if a name is not a task's."""
     for name in names:
-        if name not in _MAKERS and name != "title":
+        if not isinstance(name, str) or (name not in _MAKERS and name != "title"):
             raise DataError(
                 f"{where}there is no task {name!r}; there are {', '.join((*TASKS, 'title'))}"
             )

@@ -11,6 +11,7 @@ from autoreg_rag.backbone import Backbone
 from autoreg_rag.config import AutoRegConfig
 from autoreg_trainers.data.cache import tokenised
 from autoreg_trainers.data.errors import DataError
+from autoreg_trainers.data.groups import OWN, group_cells, settled
 from autoreg_trainers.data.mixing import mixed
 from autoreg_trainers.data.records import Record, Shape
 from autoreg_trainers.data.rows import FLAG, RECORD, TEXT, TOKEN_LISTS, TOKENS, Cells
@@ -25,6 +26,7 @@ class _Triplets:
             "negatives": TOKEN_LISTS,
             "symmetric": FLAG,
             "group": TEXT,
+            OWN: TEXT,
             "source": TEXT,
         }
     )
@@ -45,7 +47,7 @@ class _Triplets:
                 "positive": record.second,
                 "negatives": record.negatives[: self._num_negatives],
                 "symmetric": record.symmetric,
-                "group": record.group,
+                **group_cells(record, source),
                 "source": source,
             }
         ]
@@ -58,6 +60,7 @@ def load_triplets(
     *,
     seed: int,
     max_rows: int | None = None,
+    max_group: int | None = None,
     strict: bool = False,
     num_negatives: int | None = None,
 ) -> Dataset:
@@ -75,6 +78,9 @@ def load_triplets(
         Of the draw and of the order; the same seed gives the same rows.
     max_rows
         The most rows. See `autoreg_trainers.data.mixing` for how weights share them.
+    max_group
+        A group of more texts than this is taken for a topic: it does not count. By default
+        every group does.
     strict
         Whether a bad row is an error instead of a warning.
     num_negatives
@@ -87,9 +93,9 @@ def load_triplets(
         special tokens, cut at ``config.max_length`` or what the window leaves),
         ``negatives`` (a list of such, perhaps empty), ``symmetric`` (whether query and
         positive are sentences of one meaning, which are both read under I_self),
-        ``group`` (the row's own, else a digest of the query's text: rows of one group
-        are no negatives of each other) and ``source`` (the file's name without its
-        endings). A row with several positives gives a row for each.
+        ``group`` (the row's own, told apart by where it comes from, else a digest of the
+        query's text: rows of one group are no negatives of each other) and ``source`` (the
+        file's name without its endings). A row with several positives gives a row for each.
 
     Raises
     ------
@@ -101,5 +107,5 @@ def load_triplets(
     found = parsed(sources)
     recipe = _Triplets(num_negatives)
     tables = [tokenised(source, recipe, backbone, config, strict=strict) for source in found]
-    rows = [table.remove_columns(RECORD) for table in tables]
+    rows = [settled(table.remove_columns(RECORD), max_group) for table in tables]
     return mixed(rows, found, seed=seed, max_rows=max_rows)

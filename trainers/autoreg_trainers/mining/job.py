@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from autoreg_rag.lexical import BM25Index
 from autoreg_trainers.mining.counts import Counts
 from autoreg_trainers.mining.folder import MinedFolder
 from autoreg_trainers.mining.miner import Miner
 from autoreg_trainers.mining.pool import Pool
-from autoreg_trainers.mining.ranking import Scorer, VectorScorer
+from autoreg_trainers.mining.ranking import Scorer, VectorScorer, WordScorer
 from autoreg_trainers.mining.row import Row
 from autoreg_trainers.mining.settings import Settings
 
 if TYPE_CHECKING:
     from autoreg_rag.model import AutoRegModel
 
-VERSION = 1
+VERSION = 2
 """Of the choices that the code makes; files of another are mined anew."""
 
 
@@ -104,7 +103,7 @@ class Job:
         pool = Pool(files, max_group=self.settings.max_group)
         scorers: list[Scorer] = []
         if self.settings.by != "model":
-            scorers.append(BM25Index((str(i), text) for i, text in enumerate(pool.passages)))
+            scorers.append(WordScorer(pool.passages))
         if self.model is not None:
             progress = self.show_progress
             scorers.append(VectorScorer(self.model, pool.passages, show_progress=progress))

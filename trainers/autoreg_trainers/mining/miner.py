@@ -43,8 +43,7 @@ class Miner:
         counts
             Is added to as the rows go by.
         """
-        queries = [row.query for row in rows]
-        by_scorer = [scorer.scores(queries) for scorer in self.scorers]
+        by_scorer = [scorer.scores(rows) for scorer in self.scorers]
         for row, *scores in zip(rows, *by_scorer, strict=True):
             given = self._given(row, counts)
             lacking = max(0, self.settings.negatives - len(given))

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoreg_rag.evaluate.encoder import Encoder
+from autoreg_rag.lexical import BM25Index
+from autoreg_trainers.mining.row import Row
 
 Scores = NDArray[np.float32]
 
@@ -17,10 +19,27 @@ BLOCK_SCORES = 1 << 24
 
 
 class Scorer(Protocol):
-    """What scores all passages of a pool: `BM25Index`, or `VectorScorer`."""
+    """What scores all passages of a pool."""
 
-    def scores(self, queries: Sequence[str]) -> Iterator[Scores]:
-        """Yield for each query the scores of all passages, [n]."""
+    def scores(self, rows: Sequence[Row]) -> Iterator[Scores]:
+        """Yield for each row's query the scores of all passages, [n]."""
+
+
+class WordScorer:
+    """Scores passages by BM25.
+
+    Parameters
+    ----------
+    passages
+        n texts.
+    """
+
+    def __init__(self, passages: Sequence[str]) -> None:
+        self._index = BM25Index((str(i), text) for i, text in enumerate(passages))
+
+    def scores(self, rows: Sequence[Row]) -> Iterator[Scores]:
+        """Yield for each row's query the scores of all passages, [n]."""
+        yield from self._index.scores([row.query for row in rows])
 
 
 class VectorScorer:
@@ -29,7 +48,8 @@ class VectorScorer:
     Parameters
     ----------
     encoder
-        Embeds queries as questions and passages as documents, at unit length.
+        Embeds queries as questions and passages as documents, at unit length. The query of
+        a row that is `Row.symmetric` is embedded as a document, as it is in training.
     passages
         n texts; their vectors, [n, d], stay in memory.
     show_progress
@@ -43,9 +63,18 @@ class VectorScorer:
         self._show_progress = show_progress
         self._passages = encoder.encode_documents(passages, show_progress=show_progress)
 
-    def scores(self, queries: Sequence[str]) -> Iterator[Scores]:
-        """Yield for each query its cosines with all passages, [n]."""
-        vectors = self._encoder.encode_queries(queries, show_progress=self._show_progress)
+    def scores(self, rows: Sequence[Row]) -> Iterator[Scores]:
+        """Yield for each row's query its cosines with all passages, [n]."""
+        vectors = np.empty((len(rows), self._passages.shape[1]), dtype=np.float32)
+        encoder = self._encoder
+        for symmetric, encode in (
+            (False, encoder.encode_queries),
+            (True, encoder.encode_documents),
+        ):
+            mine = [i for i, row in enumerate(rows) if row.symmetric == symmetric]
+            if mine:
+                queries = [rows[i].query for i in mine]
+                vectors[mine] = encode(queries, show_progress=self._show_progress)
         step = max(1, BLOCK_SCORES // max(1, len(self._passages)))
         for start in range(0, len(vectors), step):
             yield from vectors[start : start + step] @ self._passages.T

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autoreg_trainers.data.records import SYMMETRIC
+
 
 @dataclass(frozen=True)
 class Row:
@@ -48,6 +50,11 @@ class Row:
             None if source is None else str(source),
             fields,
         )
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether query and positives are sentences of one meaning."""
+        return self.fields.get("kind") in SYMMETRIC
 
     def with_negatives(self, negatives: Sequence[str]) -> dict[str, Any]:
         """Return all fields, with these negatives."""

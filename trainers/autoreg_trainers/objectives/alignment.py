@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -242,13 +243,16 @@ class Alignment(Objective):
             kept = [j for value, j in zip(values, columns, strict=True) if value > -torch.inf]
             owners += [i] * len(kept)
             others += kept
-        if not others:
+        idle = not others
+        if idle and not self.one_pass:
             return [], [], []
+        if idle:  # other processes' passes wait for this one
+            owners, others = [0], [0]
         targets = [positives[j] for j in others]
         prefix = torch.tensor([rows[i]["reference_prefix"] for i in owners], dtype=torch.float32)
         prefix = prefix.unflatten(1, (self.model.neck.k, -1)).to(similarities.device)
         scores = self._scored(prefix, targets)
-        return owners, targets, scores.tolist()
+        return ([], [], []) if idle else (owners, targets, scores.tolist())
 
 
 def _per_token(values: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
@@ -256,10 +260,12 @@ def _per_token(values: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
 
 
 def _others(rows: Sequence[Row]) -> Tensor:
-    """Tell which rows' positives may be further negatives of which rows, [n, n]."""
+    """Tell which rows' positives may be further negatives of which rows, each text once, [n, n]."""
     keys = document_keys(rows)[: len(rows)]
+    _, first = np.unique(keys["text"], return_index=True)
+    once = np.isin(np.arange(len(rows)), first)
     has = [[other["positive"] in row["negatives"] for other in rows] for row in rows]
-    return torch.from_numpy(allowed(keys, keys)) & ~torch.tensor(has)
+    return torch.from_numpy(allowed(keys, keys) & once & ~np.array(has))
 
 
 def _by_row(values: Tensor, owners: Tensor, n: int) -> Tensor:

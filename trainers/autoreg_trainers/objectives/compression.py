@@ -38,7 +38,7 @@ class Compression(Objective):
         super().__init__(model, token_budget)
         self.distillation = distillation
         self.compare = False
-        """Whether to report what the decoder reaches without context, and with another's."""
+        """Whether to report, in training too, what the decoder reaches without the context."""
 
     def units(self, row: Row) -> int:
         """Return the number of the target's tokens."""
@@ -76,7 +76,7 @@ class Compression(Objective):
             lengths = [length + len(context) + len(ids) for length, context, ids in pairs]
         losses = self.decode(loss, lengths, prefix)
         sums = {"nll": (-float(likelihood.sum()), units)}
-        if self.compare:
+        if self.compare or not self.training:
             nothing = -float(self.no_context(targets).sum())
             sums["no_context"] = (nothing, units)
             sums["gain"] = (nothing + float(likelihood.sum()), units)

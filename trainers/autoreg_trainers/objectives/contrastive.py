@@ -22,8 +22,8 @@ class Contrastive(Objective):
     """InfoNCE with in-batch and hard negatives, of queries under I_next to texts under I_self.
 
     Rows hold token ids ``query``, ``positive`` and ``negatives``, and ``group``.
-    All processes' documents are candidates. Those of the query's own group, and
-    copies of its positive, are left out. The unit is a row.
+    All processes' documents are candidates. Those of the query's own group, other answers to
+    the same query, and copies of its positive or of itself are left out. The unit is a row.
 
     Parameters
     ----------
@@ -129,13 +129,13 @@ def contrast(
 ) -> Contrasted:
     """Compare each query to all documents.
 
-    InfoNCE leaves out those of the row's own group and copies of its positive; the
-    teacher, who knows how near they are, is asked about all.
+    InfoNCE leaves out what is not `allowed`; the teacher, who knows how near they are, is
+    asked about all.
 
     Parameters
     ----------
     rows
-        With ``group``, ``positive`` and ``negatives``.
+        With ``query``, ``group``, ``positive`` and ``negatives``.
     queries, documents
         Vectors of unit length: of the rows' queries, [n, d]; of their positives, then of
         all negatives, [c, d].
@@ -169,30 +169,44 @@ def contrast(
     return contrasted
 
 
-def document_keys(rows: Sequence[Row]) -> np.ndarray:
-    """Return group and text of each row's positive, then of all negatives, as hashes, [c, 2].
+_KEYS = np.dtype([(name, np.int64) for name in ("group", "query", "text", "asked")])
 
-    A negative belongs to its row's query, not to its group: it has a group of its own.
+
+def document_keys(rows: Sequence[Row]) -> np.ndarray:
+    """Return what tells each row's positive, then all negatives, from others, as hashes, [c].
+
+    ``group`` and ``query`` say what a document answers, ``text`` what it is, ``asked`` the
+    query's own text as a document would have it. A negative answers nothing: it has a group
+    and a query of its own.
     """
     positives = [
-        (_hash("g" + row["group"]) if row["group"] else _hash(f"p{row['positive']}"),
-         _hash(f"t{row['positive']}"))
+        (
+            _hash(f"g{row['group']}" if row["group"] else f"p{row['positive']}"),
+            _hash(f"q{row['query']}"),
+            _hash(f"t{row['positive']}"),
+            _hash(f"t{row['query']}"),
+        )
         for row in rows
-    ]  # fmt: skip
-    negatives = [(_hash(f"n{ids}"), _hash(f"t{ids}")) for row in rows for ids in row["negatives"]]
-    return np.array(positives + negatives, dtype=np.int64).reshape(-1, 2)
+    ]
+    negatives = [
+        (_hash(f"n{ids}"), _hash(f"n{ids}"), _hash(f"t{ids}"), 0)
+        for row in rows
+        for ids in row["negatives"]
+    ]
+    return np.array(positives + negatives, dtype=_KEYS)
 
 
 def allowed(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     """Tell which candidates may be a query's negatives, [n, c].
 
-    Their text is that of no candidate of the query's group, its positive among
-    them: what is a positive of the group stays one as another row's negative.
+    Their text is not the query's own, nor that of any candidate that answers the query or is
+    of its group, its positive among them: what is a positive there stays one as another row's
+    negative.
     """
     result = np.empty((len(queries), len(candidates)), dtype=bool)
-    for row, (group, _) in zip(result, queries, strict=True):
-        texts = candidates[candidates[:, 0] == group, 1]
-        row[:] = ~np.isin(candidates[:, 1], texts)
+    for row, query in zip(result, queries, strict=True):
+        answers = (candidates["group"] == query["group"]) | (candidates["query"] == query["query"])
+        row[:] = ~np.isin(candidates["text"], [*candidates["text"][answers], query["asked"]])
     return result
 
 
