@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -59,6 +61,7 @@ def test_an_adapter_that_was_saved_is_trained_on(tiny_folder, tmp_path):
 
 def test_other_settings_of_an_adapter_that_is_there_are_told(tiny_folder, tmp_path, caplog):
     prepared(tiny_folder).save_pretrained(tmp_path / "model")
+    caplog.set_level(logging.WARNING)
     caplog.clear()
     trainable(loaded(tmp_path / "model"), "lora", rank=3)
     assert not caplog.messages

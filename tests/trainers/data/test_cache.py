@@ -65,6 +65,7 @@ def test_what_is_made_of_rows_later_is_not_kept_beside_them(
 def test_bad_rows_are_named_from_the_cache_too(
     tiny_model: AutoRegModel, write: Write, refuse: Any, caplog: pytest.LogCaptureFixture
 ):
+    caplog.set_level(logging.WARNING)  # a command before this one may have asked for more
     path = write("a.jsonl", [*pairs("a", 5), "bad"])
     load(tiny_model, path)
     first = caplog.messages[:]

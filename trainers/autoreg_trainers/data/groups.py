@@ -37,7 +37,7 @@ def settled(table: Dataset, max_group: int | None) -> Dataset:
     pairs = list(zip(table["group"][:], table[OWN][:], strict=True))
     bare = table.remove_columns(OWN)
     sizes = Counter(group for group, _ in set(pairs))
-    if max_group is None or max(sizes.values()) <= max_group:
+    if max_group is None or max(sizes.values(), default=0) <= max_group:
         return bare
     groups = [own if sizes[group] > max_group else group for group, own in pairs]
     return bare.remove_columns("group").add_column("group", groups)
