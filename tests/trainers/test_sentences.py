@@ -19,6 +19,7 @@ import Stemmer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoreg_rag.lexical import WORD
 from autoreg_trainers.data import load_triplets
 from autoreg_trainers.sentence_pairs.copies import LONGEST_PART, lossy, worse
 from autoreg_trainers.sentence_pairs.passages import Passage, Sentence, split
@@ -160,6 +161,7 @@ def test_the_other_sentence_is_the_one_that_bm25_ranks_first(made, texts):
     def tokens(texts):
         return bm25s.tokenize(
             texts,
+            token_pattern=WORD,
             stopwords="english_plus",
             stemmer=Stemmer.Stemmer("english"),
             return_ids=False,
