@@ -1,46 +1,37 @@
-"""A causal language model: where it comes from, and how this machine runs it best."""
+"""A causal language model on a device, with an adapter that can be switched off."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import threading
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import PeftModel, PeftType, get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from autoreg_rag import pretrained
-from autoreg_rag.config import read_config
+from autoreg_rag.base import (
+    check_complete,
+    find_folder,
+    greedy_settings,
+    hash_of_base,
+    read_model,
+    read_tokenizer,
+)
 from autoreg_rag.device import choose_device, choose_dtype
 from autoreg_rag.errors import ModelError, first_line
-from autoreg_rag.files import sha256
-from autoreg_rag.gguf_file import converted_folder, dequantised, source_hash
 from autoreg_rag.head import Head, measured_scale
 from autoreg_rag.lora import fuse
 
-logger = logging.getLogger(__name__)
-
 _ADAPTER_SETTINGS = ("r", "lora_alpha", "use_rslora", "use_dora", "alpha_pattern", "rank_pattern")
-
-_HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
-_HUB_COPIES = ["consolidated*", "onnx/*", "original/*"]
-"""The same weights once more, in other layouts."""
-
-_INCIDENTAL = {"_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache"}
-"""Keys of a base's ``config.json`` that do not change what it computes."""
 
 
 @dataclass
@@ -118,11 +109,11 @@ class Backbone:
                 f"{folder} has no *.safetensors weights; other formats can run code when loaded, "
                 "so convert the model first"
             )
-        tokenizer = _read_tokenizer(folder, name)
-        model = _read_model(folder, kind, attention)
+        tokenizer = read_tokenizer(folder, name)
+        model = read_model(folder, kind, attention)
         model.requires_grad_(False).eval().to(place)
-        model.generation_config = _greedy(model.generation_config, tokenizer)
-        backbone = cls(name, model, tokenizer, base_hash or _base_hash(folder, files))
+        model.generation_config = greedy_settings(model.generation_config, tokenizer)
+        backbone = cls(name, model, tokenizer, base_hash or hash_of_base(folder, files))
         if name != pretrained.DEFAULT_BASE.name:  # which is known to be one
             try:
                 backbone._try()
@@ -171,7 +162,7 @@ class Backbone:
         if kinds != {PeftType.LORA}:
             raise ModelError(f"the adapter in {folder} cannot be used: it is not of the type LORA")
         needed = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-        _complete(f"the adapter in {folder}", needed - names)
+        check_complete(f"the adapter in {folder}", needed - names)
         fuse(adapted)
         self.language_model = adapted.eval()
 
@@ -290,121 +281,3 @@ class Backbone:
             texts, add_special_tokens=False
         )
         return [item.ids for item in encoded]
-
-
-def _read_tokenizer(folder: Path, name: str) -> Tokenizer:
-    """Read a base's tokenizer, and let it take every text as it is."""
-    try:
-        # A folder's own code never runs; unless told so, transformers asks on the terminal.
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # a damaged file can be wrong in any way
-        raise ModelError(
-            f"{folder} cannot be loaded: its tokenizer: {first_line(error)}"
-        ) from error
-    if not (tokenizer.is_fast and (folder / "tokenizer.json").is_file()):
-        raise ModelError(f"{folder} has no fast tokenizer (tokenizer.json)")
-    backend: Any = tokenizer.backend_tokenizer
-    # A text that spells a special token is text all the same.
-    backend.encode_special_tokens = True
-    # What a training left in tokenizer.json would fill up and cut texts.
-    backend.no_padding()
-    backend.no_truncation()
-    if tokenizer.eos_token_id is None:
-        raise ModelError(f"the tokenizer in {folder} has no end-of-sequence token")
-    base = pretrained.DEFAULT_BASE
-    if name == base.name and tokenizer.eos_token != base.eos_token:
-        # Releases of transformers differ in what they take it for.
-        raise ModelError(
-            f"the end-of-sequence token in {folder} is {tokenizer.eos_token}, and that of "
-            f"{name} is {base.eos_token}: upgrade transformers, and delete the folder"
-        )
-    return tokenizer
-
-
-def _read_model(folder: Path, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
-    """Read a base's weights, all of them."""
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation=attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged file can be wrong in any way
-        raise ModelError(
-            f"{folder} cannot be loaded as a causal LM: {first_line(error)}"
-        ) from error
-    model: PreTrainedModel = loaded[0]
-    # transformers would go on with random numbers in the place of what is missing.
-    lacking = [loaded[1][kind] for kind in ("missing_keys", "mismatched_keys")]
-    _complete(f"the weights in {folder}", *lacking)
-    return model
-
-
-def find_folder(name: str) -> Path:
-    """Return the local folder of a model, fetched or converted the first time.
-
-    Raises
-    ------
-    ModelError
-        Nothing by this name is there.
-    """
-    if name == pretrained.DEFAULT_BASE.name:
-        base = pretrained.DEFAULT_BASE
-        folder = converted_folder(Path(base.member), base.member_sha256)
-        return folder if folder.is_dir() else dequantised(pretrained.fetch(base))
-    if not name:
-        raise ModelError("the model's name is empty")
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ModelError(f"there is no file {path}")
-        return dequantised(path)
-    try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_COPIES))
-    except (HFValidationError, ValueError) as error:
-        raise ModelError(f"{name!r} is neither a folder, a GGUF file nor a hub id") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ModelError(
-            f"{name!r} is no local folder or GGUF file, and no hub served it: {first_line(error)}"
-        ) from error
-
-
-def _greedy(settings: GenerationConfig | None, tokenizer: Tokenizer) -> GenerationConfig:
-    """Return what ends a generation, and nothing else of what a base's author liked."""
-    ends = getattr(settings, "eos_token_id", None)
-    ends = ends if isinstance(ends, list) else [ends]
-    ends = [id_ for id_ in dict.fromkeys([*ends, tokenizer.eos_token_id]) if id_ is not None]
-    return GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=ends,
-        pad_token_id=tokenizer.eos_token_id,
-    )
-
-
-def _complete(what: str, *lacking: Collection[Any]) -> None:
-    """Refuse weights that lack some of their parts."""
-    missing = [str(name) for names in lacking for name in names]
-    if missing:
-        raise ModelError(
-            f"{what} are incomplete: {len(missing)} parts are missing or of another shape, "
-            f"such as {min(missing)}"
-        )
-
-
-def _base_hash(folder: Path, weights: list[Path]) -> str:
-    """Hash what a base computes with: weights, architecture, tokenizer."""
-    if known := source_hash(folder):
-        return known
-    settings = read_config(folder) or {}
-    kept = {key: value for key, value in settings.items() if key not in _INCIDENTAL}
-    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
-    for file in [*weights, folder / "tokenizer.json"]:
-        digest.update(f"{file.name}\0{sha256(file)}\n".encode())
-    return digest.hexdigest()

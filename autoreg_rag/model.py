@@ -22,7 +22,8 @@ from huggingface_hub import HfApi
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from autoreg_rag.backbone import Backbone, find_folder
+from autoreg_rag.backbone import Backbone
+from autoreg_rag.base import find_folder
 from autoreg_rag.config import AutoRegConfig, is_model_folder
 from autoreg_rag.decoder import Decoder
 from autoreg_rag.encoder import Encoder

@@ -32,7 +32,8 @@ from memory import peak_mib
 from peft.tuners import lora
 from texts import mixed_texts
 
-from autoreg_rag.backbone import Backbone, find_folder
+from autoreg_rag.backbone import Backbone
+from autoreg_rag.base import find_folder
 from autoreg_rag.config import AutoRegConfig
 from autoreg_rag.lora import FusedLoraLinear
 from autoreg_rag.model import AutoRegModel

@@ -28,7 +28,7 @@ def make_base(folder: Path) -> None:
     """Write a random one-layer LLM of the default base's width."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from autoreg_rag.backbone import find_folder
+    from autoreg_rag.base import find_folder
     from autoreg_rag.pretrained import DEFAULT_BASE
 
     base = find_folder(DEFAULT_BASE.name)

@@ -12,8 +12,8 @@ from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from autoreg_rag import backbone
-from autoreg_rag.backbone import find_folder
+from autoreg_rag import base as bases
+from autoreg_rag.base import find_folder
 from autoreg_rag.config import AutoRegConfig
 from autoreg_rag.errors import ModelError
 from autoreg_rag.gguf_file import dequantised
@@ -286,7 +286,7 @@ def test_a_hub_gives_the_chat_template_and_the_weights_once(tiny_folder, monkeyp
         asked.update(options)
         return str(tiny_folder)
 
-    monkeypatch.setattr(backbone, "snapshot_download", download)
+    monkeypatch.setattr(bases, "snapshot_download", download)
     find_folder("owner/name")
     files = [
         *("config.json", "tokenizer.json", "chat_template.jinja", "model.safetensors"),
