@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel, PeftType, get_peft_model_state_dict
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -146,7 +146,8 @@ class Backbone:
         if not file.is_file():  # peft would take a pickle, or ask a hub
             raise ModelError(f"the adapter in {folder} cannot be used: there is no {file.name}")
         try:
-            names = set(load_file(file))
+            with safe_open(file, "pt") as parts:
+                names = set(parts.keys())
             with warnings.catch_warnings():
                 # peft asks transformers a question by a name that goes away in version 6.
                 warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
@@ -154,6 +155,8 @@ class Backbone:
                 adapted = PeftModel.from_pretrained(
                     self.language_model, folder, autocast_adapter_dtype=False
                 )
+        except MemoryError:
+            raise
         except Exception as error:  # a damaged file can be wrong in any way
             raise ModelError(
                 f"the adapter in {folder} cannot be used: {first_line(error)}"

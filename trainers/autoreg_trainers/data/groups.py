@@ -34,10 +34,12 @@ def settled(table: Dataset, max_group: int | None) -> Dataset:
     max_group
         A group of more texts than this is taken for a topic. By default none is.
     """
-    pairs = list(zip(table["group"][:], table[OWN][:], strict=True))
     bare = table.remove_columns(OWN)
+    if max_group is None:
+        return bare
+    pairs = list(zip(table["group"][:], table[OWN][:], strict=True))
     sizes = Counter(group for group, _ in set(pairs))
-    if max_group is None or max(sizes.values(), default=0) <= max_group:
+    if max(sizes.values(), default=0) <= max_group:
         return bare
     groups = [own if sizes[group] > max_group else group for group, own in pairs]
     return bare.remove_columns("group").add_column("group", groups)

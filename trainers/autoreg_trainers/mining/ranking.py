@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoreg_rag.evaluate.encoder import Encoder
-from autoreg_rag.lexical import BM25Index
+from autoreg_rag.lexical import BM25Index, with_ties
 from autoreg_trainers.mining.row import Row
 
 Scores = NDArray[np.float32]
@@ -115,9 +115,7 @@ def rank(scores: Scores, positives: Sequence[int], *, margin: float, depth: int)
     candidates = (scores > 0) & ~above
     above[positives] = candidates[positives] = False
     numbers = np.flatnonzero(candidates)
-    if len(numbers) > depth:
-        # All that tie with the last stay in, for their numbers to decide.
-        last = np.partition(scores[numbers], -depth)[-depth]
-        numbers = numbers[scores[numbers] >= last]
+    # All that tie with the last stay in, for their numbers to decide.
+    numbers = numbers[with_ties(scores[numbers], depth)]
     best = numbers[np.argsort(-scores[numbers], kind="stable")][:depth]
     return Ranking(best.tolist(), int(above.sum()))
