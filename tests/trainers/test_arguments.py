@@ -152,6 +152,7 @@ def test_flags_win_over_the_file(config):
         ("rate: [1", "line 1"),
         ("rate: !!python/object/apply:os.getcwd []", "line 1"),
         ("rate: 1\n\x00", "line"),
+        ("rate: 1\nbatch_size: !!int few", "line 2"),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_it(config, text, says):

@@ -212,6 +212,19 @@ def test_a_group_of_many_rows_can_be_taken_for_a_topic():
         assert sorted([text, *negatives]) == texts
 
 
+def test_a_topic_is_told_by_its_queries_as_in_training():
+    pairs = [("apple", "banana"), ("apple", "cherry"), ("grape", "lemon"), ("grape", "melon")]
+    rows = [row(f"{kind} fruit", f"{kind} fruit {other}", group="g") for kind, other in pairs]
+    assert mined(rows, max_group=2) == [[], [], [], []]
+    assert any(mined(rows, max_group=1))
+
+
+@pytest.mark.parametrize("none", [None, ""])
+def test_a_group_without_a_name_is_none(none):
+    rows = [row(f"apple {w}", f"apple {w} {w}", group=none) for w in WORDS[1:5]]
+    assert all(mined(rows))
+
+
 def test_by_the_model_the_nearest_vectors_are_taken(tiny_model):
     rows = [row(f"what is {a} {b}", f"{a} {b} is a fruit") for a in WORDS for b in WORDS]
     pool = Pool({"a": rows})

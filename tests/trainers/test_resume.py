@@ -8,7 +8,7 @@ import signal
 import pytest
 import torch
 
-from autoreg_trainers import bridge, trainer
+from autoreg_trainers import bridge, checkpoints, trainer
 from autoreg_trainers.checkpoints import COMPLETE_FILE, steps_done
 from autoreg_trainers.trainer import AutoRegTrainer
 from tests.trainers.running import apart, flags, history, last, weights
@@ -42,14 +42,14 @@ def die_at_step(rank, step):
 
 def die_in_checkpoint(rank, step, name):
     """Have the process kill itself before it writes a certain file of a checkpoint."""
-    write = trainer.write_whole
+    write = checkpoints.write_whole
 
     def killed(path, content):
         if path.name == name and path.parent.name == f"checkpoint-{step}":
             os.kill(os.getpid(), signal.SIGKILL)
         write(path, content)
 
-    trainer.write_whole = killed
+    checkpoints.write_whole = trainer.write_whole = killed
 
 
 def assert_same_run(run, whole, steps=STEPS):
@@ -181,6 +181,24 @@ def test_a_run_that_has_ended_tells_the_same_figures_again(
     assert json.loads(again[1]) == pytest.approx(json.loads(first[1]), rel=1e-5)
     assert json.loads(again[1]).keys() >= {"eval_no_context", "eval_gain", "eval_content"}
     assert len(fitted) == 1
+
+
+@pytest.mark.parametrize("name", ["ic", "contrastive"])
+def test_a_run_does_not_go_on_with_what_a_file_holds_now(
+    here, tmp_path, rows_file, tiny_folder, name
+):
+    lines = rows_file.read_text().splitlines(keepends=True)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(lines[:30]))
+    options = flags(model=tiny_folder, sources=rows, resume="yes", out=tmp_path / "run")
+    assert here(name, *options, "--max-steps", 1)[0] == 0
+    rows.write_text("".join(lines[1:31]))
+    status, _, error = here(name, *options, "--max-steps", 2)
+    assert status == 1
+    assert f"{tmp_path / 'run'}" in error.splitlines()[-1]
+    assert "begun on other rows" in error.splitlines()[-1]
+    rows.write_text("".join(lines[:30]))
+    assert here(name, *options, "--max-steps", 2)[0] == 0
 
 
 def test_a_figure_that_is_no_number_is_left_out(here, tmp_path, rows_file, tiny_folder):

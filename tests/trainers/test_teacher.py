@@ -138,6 +138,15 @@ def test_vectors_are_kept_and_read_again(rows, model, teacher_folder, tmp_path, 
     assert {block.dtype for block in blocks} == {torch.float16}
 
 
+def test_vectors_kept_in_larger_files_are_read(rows, model, teacher_folder, tmp_path, monkeypatch):
+    taught(rows, model, [teacher_folder], tmp_path)
+    kept = files(tmp_path)
+    monkeypatch.setattr(teachers, "BLOCK", 1)
+    again, same = taught(rows, model, [teacher_folder], tmp_path)
+    assert_vectors(again, same, vectors_of(rows, model, teacher_folder))
+    assert files(tmp_path) == kept
+
+
 @pytest.mark.parametrize("kept", [0, 1, 4])
 def test_work_goes_on_where_it_was_cut_off(
     rows, model, teacher_folder, tmp_path, peer, monkeypatch, kept

@@ -50,19 +50,19 @@ def kept_blocks(
         The name of the JSON file beside the blocks, and what it holds: what the tensors depend
         on; `count` and `block` are added.
     block
-        Items of one file: what is lost at most when the work is cut off.
+        Items of one file, if the folder is new: what is lost at most when the work is cut off.
 
     Raises
     ------
     BlocksError
         The folder holds what depends on something else, or is damaged.
     """
-    wanted = {**wanted, "count": count, "block": block}
+    wanted = {**wanted, "count": count}
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if rank == 0:
-        _claim(folder / manifest, wanted, what)
+        _claim(folder / manifest, wanted, what, block)
     _wait(processes)
-    _claim(folder / manifest, wanted, what)
+    block = _claim(folder / manifest, wanted, what, block)
     paths = {start: folder / f"{start:08d}.safetensors" for start in range(0, count, block)}
     missing = [start for start, path in paths.items() if not path.is_file()]
     _wait(processes)  # until all have looked
@@ -85,13 +85,13 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise BlocksError(f"{path} is damaged; delete it: {error}") from error
 
 
-def _claim(path: Path, wanted: dict[str, Any], what: str) -> None:
-    """Take a new folder for these tensors, or make sure that it is theirs."""
+def _claim(path: Path, wanted: dict[str, Any], what: str, block: int) -> int:
+    """Take a new folder for these tensors, or make sure that it is theirs; return its block."""
     folder = path.parent
     folder.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
-        write_whole(path, (json.dumps(wanted, indent=2) + "\n").encode())
-        return
+        write_whole(path, (json.dumps({**wanted, "block": block}, indent=2) + "\n").encode())
+        return block
     try:
         found = json.loads(path.read_text())
     except ValueError as error:
@@ -104,3 +104,4 @@ def _claim(path: Path, wanted: dict[str, Any], what: str) -> None:
             f"the {what} in {folder} belong to other {' and '.join(differing)}; "
             "name another folder, or delete it"
         )
+    return int(found.get("block", block))

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+from autoreg_rag.files import write_whole
+
 COMPLETE_FILE = "complete"
-"""Written last: a checkpoint without it was cut off."""
+"""Written last: a checkpoint without it was cut off. It holds the sizes of the others."""
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+logger = logging.getLogger(__name__)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint in `folder` that was written to its end."""
+    """Return the newest checkpoint in `folder` of which nothing is missing."""
     return next(reversed(_complete(folder)), None)
 
 
@@ -19,15 +29,47 @@ def steps_done(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
+def mark_complete(checkpoint: Path) -> None:
+    """Say that a checkpoint has been written to its end."""
+    write_whole(checkpoint / COMPLETE_FILE, json.dumps(_sizes(checkpoint)).encode())
+
+
 def drop_checkpoints(folder: Path, keep: int) -> None:
-    """Delete checkpoints that were cut off, and all complete ones but the last."""
+    """Delete checkpoints that are not whole, and all whole ones but the last."""
     kept = _complete(folder)[-keep:]
-    for path in folder.glob("checkpoint-*"):
+    for path in _checkpoints(folder):
         if path not in kept:
             (path / COMPLETE_FILE).unlink(missing_ok=True)
             shutil.rmtree(path)
 
 
+def _checkpoints(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name))
+
+
 def _complete(folder: Path) -> list[Path]:
-    complete = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE_FILE}")]
-    return sorted(complete, key=steps_done)
+    return sorted(filter(_is_whole, _checkpoints(folder)), key=steps_done)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    file = checkpoint / COMPLETE_FILE
+    if not file.is_file():
+        return False
+    try:
+        stated = json.loads(file.read_bytes() or b"{}")  # empty before 27 November 2026
+    except ValueError:
+        stated = None
+    found = _sizes(checkpoint)
+    if isinstance(stated, dict) and stated.items() <= found.items():
+        return True
+    logger.warning("%s is damaged, and passed over", checkpoint)
+    return False
+
+
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    """Return the bytes of each file but `COMPLETE_FILE`."""
+    return {
+        path.relative_to(checkpoint).as_posix(): path.stat().st_size
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file() and path.name != COMPLETE_FILE
+    }

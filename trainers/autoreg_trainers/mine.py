@@ -57,8 +57,8 @@ def mine(
     max_group: Annotated[
         int | None,
         typer.Option(
-            help="Take a group of more rows than this for a topic, whose rows may be negatives of "
-            "each other. By default rows of one group never are.",
+            help="Take a group of more queries than this for a topic, whose rows may be negatives "
+            "of each other. By default rows of one group never are.",
         ),
     ] = DEFAULTS.max_group,
     strict: Annotated[

@@ -56,11 +56,7 @@ def load_mapping(text: str) -> list[tuple[Any, Any, int]]:
         if not isinstance(node, yaml.MappingNode):
             raise YAMLError("line 1: it must hold settings, each as name: value")
         return [
-            (
-                loader.construct_object(key, deep=True),
-                loader.construct_object(value, deep=True),
-                key.start_mark.line + 1,
-            )
+            (_construct(loader, key), _construct(loader, value), key.start_mark.line + 1)
             for key, value in node.value
         ]
     except yaml.MarkedYAMLError as error:
@@ -68,6 +64,13 @@ def load_mapping(text: str) -> list[tuple[Any, Any, int]]:
         raise YAMLError(f"line {mark.line + 1 if mark else 1}: {error.problem}") from error
     finally:
         loader.dispose()
+
+
+def _construct(loader: _Loader, node: yaml.Node) -> Any:
+    try:
+        return loader.construct_object(node, deep=True)
+    except ValueError as error:  # of a stated type: "!!int abc"
+        raise YAMLError(f"line {node.start_mark.line + 1}: {error}") from error
 
 
 def dump(content: dict[str, Any]) -> str:

@@ -47,7 +47,10 @@ _LEAST = {
     "seed": 0,
 }
 _POSITIVE = ("learning_rate", "neck_learning_rate", "epochs", "beta", "tau", "contrastive_tau")
-_SHARES = ("warmup", "lora_dropout", "distillation")
+_BELOW_1 = ("warmup", "lora_dropout")
+_MAX_SEED = 2**32 - 1
+"""NumPy's."""
+
 # Those of transformers that need nothing but the number of steps.
 _SCHEDULES = (
     "constant",
@@ -82,8 +85,12 @@ def _check_value(name: str, value: Any) -> None:
         raise ModelError(f"{name} is {value}; it must be {_LEAST[name]} or more")
     if name in _POSITIVE and not 0 < value < math.inf:
         raise ModelError(f"{name} is {value}; it must be above 0")
-    if name in _SHARES and not 0 <= value <= 1:
+    if name in _BELOW_1 and not 0 <= value < 1:
+        raise ModelError(f"{name} is {value}; it must be from 0 to below 1")
+    if name == "distillation" and not 0 <= value <= 1:
         raise ModelError(f"{name} is {value}; it must be from 0 to 1")
+    if name == "seed" and value > _MAX_SEED:
+        raise ModelError(f"{name} is {value}; it must be at most {_MAX_SEED}")
     if name == "max_steps" and value != -1 and value < 1:
         raise ModelError(f"max_steps is {value}; it must be 1 or more, or -1 for all epochs")
     if name == "schedule" and value not in _SCHEDULES:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from accelerate import PartialState
+
 from autoreg_rag.errors import ModelError
+from autoreg_rag.files import write_whole
 from autoreg_rag.model import full_name
 from autoreg_trainers.arguments import effective, saved
-from autoreg_trainers.data import Source
+from autoreg_trainers.data import Source, rows_hash
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from datasets import Dataset
 
     from autoreg_trainers.settings import TrainingSettings
 
@@ -61,6 +66,35 @@ def check_same_run(settings: TrainingSettings, file: Path) -> None:
         )
 
 
+def bind_rows(rows: Dataset, file: Path, *, begun: bool) -> None:
+    """Note which rows a run trains on, or refuse to go on with others.
+
+    Parameters
+    ----------
+    rows
+        Those that it trains on, in their order.
+    file
+        Where their hash is kept.
+    begun
+        Whether the run goes on; one without a file is of an older version, and goes on.
+
+    Raises
+    ------
+    ModelError
+        The run was begun with other rows.
+    """
+    state, found = PartialState(), rows_hash(rows)
+    if not begun:
+        if state.is_main_process:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, f"{found}\n".encode())
+    elif file.is_file() and file.read_text().strip() != found:
+        raise ModelError(
+            f"{file.parent} was begun on other rows, and what --sources name has changed since; "
+            "bring it back, or give another --out"
+        )
+
+
 def _difference(name: str, begun: Any, now: Any) -> str:
     if isinstance(begun, list) and isinstance(now, list):  # of many sources, perhaps
         common = [item for item in begun if item in now]
@@ -71,9 +105,9 @@ def _difference(name: str, begun: Any, now: Any) -> str:
 
 def _resolved(name: str, value: Any) -> Any:
     """Return a value in which any spelling of a path is the same."""
-    if name == "sources":
+    if name == "sources" and isinstance(value, list):
         sources = [Source.parse(source) for source in value]
         return [replace(source, path=full_name(source.path)) for source in sources]
-    if name == "teacher":
+    if name == "teacher" and isinstance(value, list):
         return [full_name(teacher) for teacher in value]
     return full_name(value) if name == "model" and value is not None else value

@@ -67,8 +67,9 @@ class TrainingSettings:
     max_rows: int | None = option(None, "Take at most this many rows.")
     max_group: int | None = option(
         None,
-        "A group of more texts than this in a source is taken for a topic, whose rows may be "
-        "each other's negatives and held back apart; by default every group counts.",
+        "A group of more texts than this in a source, counted after its limit, is taken for a "
+        "topic, whose rows may be each other's negatives and held back apart; by default every "
+        "group counts.",
     )
     max_tokens: int | None = option(None, "Leave out rows with a text of more tokens than this.")
     max_target: int | None = option(

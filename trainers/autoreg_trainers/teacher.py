@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MANIFEST_FILE = "teacher.json"
 
-BLOCK = 8192
+BLOCK = 1024
 """Texts of one file: what is lost at most when the work is cut off."""
 
 COLUMN = "teacher"

@@ -27,9 +27,9 @@ from autoreg_rag.errors import ModelError
 from autoreg_rag.files import write_whole
 from autoreg_trainers import health
 from autoreg_trainers.checkpoints import (
-    COMPLETE_FILE,
     drop_checkpoints,
     last_checkpoint,
+    mark_complete,
     steps_done,
 )
 from autoreg_trainers.objectives import Objective, Outcome
@@ -372,7 +372,7 @@ class AutoRegTrainer(Trainer):
         self.accelerator.wait_for_everyone()  # each process writes a part
         if self.args.should_save:
             folder = Path(str(self.args.output_dir))
-            write_whole(folder / f"checkpoint-{self.state.global_step}" / COMPLETE_FILE, b"")
+            mark_complete(folder / f"checkpoint-{self.state.global_step}")
             # Not by transformers, which would delete before the new one is complete.
             drop_checkpoints(folder, self.keep_checkpoints)
 

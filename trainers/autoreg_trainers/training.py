@@ -40,7 +40,7 @@ from autoreg_trainers.curve import draw_curve
 from autoreg_trainers.data import held_back
 from autoreg_trainers.objectives import Objective
 from autoreg_trainers.probe import Probe, ProbeCallback
-from autoreg_trainers.resuming import check_same_run
+from autoreg_trainers.resuming import bind_rows, check_same_run
 from autoreg_trainers.sampling import SourceSampler
 from autoreg_trainers.settings import TrainingSettings
 from autoreg_trainers.trainer import AutoRegTrainer
@@ -52,6 +52,7 @@ logger = logging.getLogger(__name__)
 
 MODEL_FOLDER = "model"
 CHECKPOINT_FOLDER = "checkpoints"
+ROWS_FILE = "rows.sha256"
 SETTINGS_FILE = "settings.yaml"
 CURVE_FILE = "curve.png"
 
@@ -163,6 +164,7 @@ def train(settings: TrainingSettings, recipe: Recipe) -> dict[str, float]:
         trainer.add_callback(callback)
     if probe is not None:
         trainer.add_callback(ProbeCallback(probe, trainer, prepared, settings.probe_steps))
+    bind_rows(training, out / CHECKPOINT_FOLDER / ROWS_FILE, begun=checkpoint is not None)
     if state.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         save_effective(settings, out / SETTINGS_FILE)

@@ -23,7 +23,7 @@ from autoreg_trainers.mining.settings import Settings
 if TYPE_CHECKING:
     from autoreg_rag.model import AutoRegModel
 
-VERSION = 2
+VERSION = 3
 """Of the choices that the code makes; files of another are mined anew."""
 
 

@@ -35,7 +35,7 @@ class Pool:
     files
         Rows by the name of their file.
     max_group
-        Groups of more rows are not respected.
+        Groups of more queries are not respected.
 
     Attributes
     ----------
@@ -47,12 +47,15 @@ class Pool:
         self.passages: list[str] = []
         self._numbers: dict[str, int] = {}
         self._positives: defaultdict[str, set[int]] = defaultdict(set)
-        self._sizes: Counter[Group] = Counter()
         self._groups: defaultdict[int, set[Group]] = defaultdict(set)
         self._max_group = max_group
-        for file, rows in files.items():
-            for row in rows:
-                self._sizes.update(_groups(file, row))
+        asked = {
+            (g, row.query)
+            for file, rows in files.items()
+            for row in rows
+            for g in _groups(file, row)
+        }
+        self._sizes = Counter(group for group, _ in asked)
         for file, rows in files.items():
             for row in rows:
                 self._add(file, row)

@@ -46,8 +46,8 @@ class Row:
             fields["query"],
             _texts(fields["pos"]),
             _texts(fields.get("neg")),
-            None if group is None else str(group),
-            None if source is None else str(source),
+            None if group in (None, "") else str(group),
+            None if source in (None, "") else str(source),
             fields,
         )
 
