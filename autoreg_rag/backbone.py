@@ -25,6 +25,7 @@ from autoreg_rag.base import (
     hash_of_base,
     read_model,
     read_tokenizer,
+    weight_files,
 )
 from autoreg_rag.device import choose_device, choose_dtype
 from autoreg_rag.errors import ModelError, first_line
@@ -61,6 +62,13 @@ class Backbone:
     base_hash: str
     logit_scale: float = 1.0
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the lock behind, which no copy and no other process can share."""
+        return {name: value for name, value in self.__dict__.items() if name != "lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, lock=threading.RLock())
 
     @classmethod
     def load(
@@ -103,12 +111,7 @@ class Backbone:
         kind = choose_dtype(dtype, place)
         name = name or pretrained.DEFAULT_BASE.name
         folder = folder or find_folder(name)
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise ModelError(
-                f"{folder} has no *.safetensors weights; other formats can run code when loaded, "
-                "so convert the model first"
-            )
+        files = weight_files(folder)
         tokenizer = read_tokenizer(folder, name)
         model = read_model(folder, kind, attention)
         model.requires_grad_(False).eval().to(place)
@@ -117,8 +120,10 @@ class Backbone:
         if name != pretrained.DEFAULT_BASE.name:  # which is known to be one
             try:
                 backbone._try()
-            except ModelError as error:
-                raise ModelError(f"{folder} cannot be used: {error}") from error
+            except MemoryError:
+                raise
+            except Exception as error:  # whatever an architecture lacks
+                raise ModelError(f"{folder} cannot be used: {first_line(error)}") from error
         return backbone
 
     @torch.inference_mode()
@@ -129,6 +134,13 @@ class Backbone:
         other = torch.cat([inputs[:, :-1], -inputs[:, -1:]], dim=1)
         pair = torch.cat([inputs, other])
         hidden = self.body(inputs_embeds=pair, use_cache=False).last_hidden_state
+        if not hidden.isfinite().all():
+            name = str(self.dtype).removeprefix("torch.")
+            raise ModelError(
+                f"its numbers are not finite in {name}: choose another dtype, such as float32"
+            )
+        if hidden.shape[-1] != inputs.shape[-1]:  # what is generated could not be read
+            raise ModelError("its hidden states and its input vectors are not of one length")
         before = hidden[:, :-1].float()
         if (before[0] - before[1]).abs().mean() > 0.01 * before.abs().mean():
             raise ModelError("its tokens see what comes after them, so it is no causal LM")
@@ -247,8 +259,8 @@ class Backbone:
 
     @property
     def hidden_size(self) -> int:
-        """d, the length of a hidden state."""
-        return int(self._text_config.hidden_size)
+        """d, the length of an input vector and of a last hidden state."""
+        return self.input_weight.shape[1]
 
     @property
     def window(self) -> int:

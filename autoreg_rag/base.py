@@ -13,11 +13,12 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from autoreg_rag import pretrained
 from autoreg_rag.config import read_config
-from autoreg_rag.errors import ModelError, first_line
-from autoreg_rag.files import sha256
+from autoreg_rag.errors import ModelError, ModelNotFoundError, first_line
+from autoreg_rag.files import expanded, is_there, sha256
 from autoreg_rag.gguf_file import converted_folder, dequantised, source_hash
 
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
@@ -33,8 +34,10 @@ def find_folder(name: str) -> Path:
 
     Raises
     ------
-    ModelError
+    ModelNotFoundError
         Nothing by this name is there.
+    ModelError
+        A GGUF file cannot be read, or the default base not be fetched.
     """
     if name == pretrained.DEFAULT_BASE.name:
         base = pretrained.DEFAULT_BASE
@@ -42,21 +45,46 @@ def find_folder(name: str) -> Path:
         return folder if folder.is_dir() else dequantised(pretrained.fetch(base))
     if not name:
         raise ModelError("the model's name is empty")
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = expanded(name)
+    if is_there(path) and path.is_dir():
         return path
     if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ModelError(f"there is no file {path}")
+        if not is_there(path):
+            raise ModelNotFoundError(f"there is no file {path}")
         return dequantised(path)
     try:
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_COPIES))
     except (HFValidationError, ValueError) as error:
-        raise ModelError(f"{name!r} is neither a folder, a GGUF file nor a hub id") from error
+        raise ModelNotFoundError(
+            f"{name!r} is neither a folder, a GGUF file nor a hub id"
+        ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ModelError(
+        raise ModelNotFoundError(
             f"{name!r} is no local folder or GGUF file, and no hub served it: {first_line(error)}"
         ) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that transformers reads a base's weights from, and no other copies.
+
+    Raises
+    ------
+    ModelError
+        There are none, or their index is damaged.
+    """
+    whole, index = folder / SAFE_WEIGHTS_NAME, folder / SAFE_WEIGHTS_INDEX_NAME
+    if whole.is_file():
+        return [whole]
+    if not index.is_file():
+        raise ModelError(
+            f"{folder} has no {whole.name}; other formats can run code when loaded, so convert "
+            "the model first"
+        )
+    try:
+        names = set(json.loads(index.read_text())["weight_map"].values())
+        return [folder / name for name in sorted(names)]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index} is damaged: {first_line(error)}") from error
 
 
 def read_tokenizer(folder: Path, name: str) -> Tokenizer:

@@ -15,6 +15,10 @@ class ModelError(AutoRegError):
     """A model cannot be loaded, saved or used as asked."""
 
 
+class ModelNotFoundError(ModelError):
+    """No model is there by the name that is given."""
+
+
 class CorpusError(AutoRegError):
     """The corpus as a whole cannot be read."""
 

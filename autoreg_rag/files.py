@@ -26,6 +26,22 @@ class KeptFolderError(OSError):
     """A folder is there, and another cannot take its place."""
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home folder for its ``~``; that of an unknown user stays."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file or folder; not where no system could have one by that name."""
+    try:
+        return path.exists()
+    except OSError:  # too long
+        return False
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable, where the system can."""
     if os.name == "nt":  # Windows cannot open a folder
@@ -46,10 +62,10 @@ def write_whole(path: Path, content: bytes) -> None:
     Where `path` is a link, the file that it leads to is replaced; a pipe or a device takes
     the content as it is.
     """
-    path = path.resolve()
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return
+    path = path.resolve()
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import unicodedata
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,26 @@ _MARKS = "".join(
 WORD = rf"(?:[^\W_][{_MARKS}]*){{2,}}"
 """Letters and digits with the marks that belong to them, which ``\\w`` leaves out."""
 
+_SPACELESS = "".join(
+    f"{chr(first)}-{chr(last)}"
+    for first, last in (
+        *((0xE01, 0xE4E), (0xE81, 0xEDF), (0x1000, 0x109F), (0x1780, 0x17D3)),  # Thai to Khmer
+        *((0x3005, 0x3007), (0x3041, 0x309F), (0x30A1, 0x30FA), (0x30FC, 0x30FF)),  # Kana
+        *((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF)),  # Han
+    )
+)
+_LETTER = re.compile(rf"[{_SPACELESS}][{_MARKS}]*")
+_RUN = re.compile(rf"(?:{_LETTER.pattern}){{2,}}")
+"""Letters of scripts that put no spaces between words."""
+
 
 class BM25Index:
     """Texts that are found by their words.
 
     The score is BM25 as Lucene computes it (Kamphuis et al., ECIR 2020), with
     k1 = 1.5 and b = 0.75. Words are runs of two or more letters, with their marks, or digits,
-    in lower case and composed form (NFC). Unless `english` is false, English stop words
+    in lower case and composed form (NFC); in scripts without spaces (Chinese, Japanese, Thai
+    ...) each two letters that follow one another. Unless `english` is false, English stop words
     (NLTK's list) count for nothing, and words of one stem (Snowball's) count as the same.
 
     Parameters
@@ -124,7 +138,7 @@ def _bm25s() -> Any:
 
 def _tokenize(texts: Sequence[str], english: bool) -> list[list[str]]:
     tokens: list[list[str]] = _bm25s().tokenize(
-        [unicodedata.normalize("NFC", text) for text in texts],
+        [_RUN.sub(_pairs, unicodedata.normalize("NFC", text)) for text in texts],
         token_pattern=WORD,
         stopwords="english_plus" if english else [],
         stemmer=Stemmer.Stemmer("english") if english else None,
@@ -132,6 +146,12 @@ def _tokenize(texts: Sequence[str], english: bool) -> list[list[str]]:
         show_progress=False,
     )
     return tokens
+
+
+def _pairs(run: re.Match[str]) -> str:
+    """Spell each two letters that follow one another as a word."""
+    words = [first + second for first, second in pairwise(_LETTER.findall(run.group()))]
+    return f" {' '.join(words)} "
 
 
 def _batches(documents: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:

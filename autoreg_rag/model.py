@@ -27,8 +27,8 @@ from autoreg_rag.base import find_folder
 from autoreg_rag.config import AutoRegConfig, is_model_folder
 from autoreg_rag.decoder import Decoder
 from autoreg_rag.encoder import Encoder
-from autoreg_rag.errors import ModelError, first_line
-from autoreg_rag.files import whole_folder
+from autoreg_rag.errors import ModelError, ModelNotFoundError, first_line
+from autoreg_rag.files import expanded, is_there, whole_folder
 from autoreg_rag.model_card import write_model_card
 from autoreg_rag.neck import Neck
 from autoreg_rag.pretrained import DEFAULT_MODEL
@@ -143,12 +143,13 @@ class AutoRegModel(nn.Module):
         if is_model_folder(folder):
             config = dataclasses.replace(AutoRegConfig.load(folder), **settings)
             try:
-                backbone = Backbone.load(config.base_model, **how)
-            except ModelError as error:
+                base = find_folder(config.base_model)
+            except ModelNotFoundError as error:
                 raise ModelError(
                     f"the base of the model {reference}: {error}; if it has moved, say where to "
                     "by base_model, here or in the model's config.json"
                 ) from error
+            backbone = Backbone.load(config.base_model, folder=base, **how)
             neck = Neck.load(folder, shape=(config.num_compress_tokens, backbone.hidden_size))
             if (folder / ADAPTER_FOLDER).is_dir():
                 backbone.attach(folder / ADAPTER_FOLDER)
@@ -417,8 +418,8 @@ def full_name(name: str | Path | None) -> str:
     """Return the name by which a model is found from any folder: a path in full."""
     if name is None or name == DEFAULT:  # whatever lies in the working folder by that name
         return DEFAULT
-    path = Path(name).expanduser()
-    return str(path.resolve()) if str(name) and path.exists() else str(name)
+    path = expanded(name)
+    return str(path.resolve()) if str(name) and is_there(path) else str(name)
 
 
 def _several(texts: Sequence[str]) -> list[str]:

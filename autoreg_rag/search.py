@@ -153,9 +153,10 @@ def _readings(value: str) -> list[Any]:
     for kind in (int, float):
         try:
             number = kind(value)
+            is_finite = math.isfinite(number)
         except (ValueError, OverflowError):
             continue
-        if math.isfinite(number):  # no index holds another
+        if is_finite:  # no index holds another
             readings.append(number)
         break
     if value in ("true", "false"):

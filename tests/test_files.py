@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from autoreg_rag.files import sync_folder, whole_folder, write_whole
+from autoreg_rag.files import expanded, sync_folder, whole_folder, write_whole
 
 
 def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
@@ -29,6 +29,22 @@ def test_a_pipe_takes_the_content_and_stays_a_pipe(tmp_path):
     reader.join()
     assert read == [b"content"]
     assert pipe.is_fifo()
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="this system names no open files")
+def test_a_pipe_by_the_name_of_its_descriptor_takes_the_content():
+    reading, writing = os.pipe()
+    write_whole(Path(f"/dev/fd/{writing}"), b"content")
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert pipe.read() == b"content"
+
+
+def test_the_home_folder_is_that_of_a_user_who_is_known(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert expanded("~/index") == tmp_path / "index"
+    assert expanded("~no such user/index") == Path("~no such user/index")
 
 
 def test_a_link_to_an_empty_folder_stays_and_the_folder_is_filled(tmp_path):

@@ -140,6 +140,11 @@ def test_bm25s_is_loaded_when_it_is_needed_and_leaves_gpus_to_others():
         (COMPOSED, DECOMPOSED),
         (DECOMPOSED, COMPOSED),
         ("भाषा", "हिन्दी भाषा"),
+        # Scripts without spaces between words.
+        ("東京タワー", "夜の東京タワーは美しい。"),
+        ("北京", "北京是中国的首都"),
+        ("กรุงเทพ", "เมืองหลวงคือกรุงเทพมหานคร"),
+        ("首都 capital", "the capital首都"),
     ],
 )
 def test_a_word_is_found_however_it_is_written(query, text):

@@ -25,8 +25,8 @@ class OpenFile:
         The file, and the digest of it and of all settings.
     state
         The `file_state` from before the digest was taken.
-    is_new
-        Whether the store has no record of it.
+    is_new, is_short
+        Whether the store has no record of it, or has one of this digest, but not all chunks.
     chunks, failed
         How many chunks it had, and how many of its records could not be read.
     counted_bytes
@@ -37,6 +37,7 @@ class OpenFile:
     digest: str
     state: tuple[int, ...]
     is_new: bool
+    is_short: bool
     chunks: int = 0
     failed: int = 0
     counted_bytes: int = 0
@@ -79,9 +80,10 @@ class Block:
         self._finished.append(file)
 
     def drop(self, file: OpenFile) -> None:
-        """Forget the file, and take what was stored of it out again."""
+        """Forget the file, and take what was stored of it out again; not what was there before."""
         self._chunks = [pair for pair in self._chunks if pair[0] is not file]
-        self.store.discard(file.file.source, file.digest)
+        if not file.is_short:
+            self.store.discard(file.file.source, file.digest)
         self._count_rest(file)
 
     def flush(self) -> None:

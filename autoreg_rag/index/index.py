@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from autoreg_rag.corpus.readers.encoding import storable
 from autoreg_rag.corpus.records import Hit
-from autoreg_rag.errors import ModelError
+from autoreg_rag.errors import ModelError, ModelNotFoundError
 from autoreg_rag.fusion import DEFAULT_ALPHA, check_alpha
 from autoreg_rag.index.hybrid import HybridSearch
 from autoreg_rag.stores import check_fingerprint, open_store
@@ -83,7 +83,7 @@ class Index:
                 named = store.manifest.model if model is None else model
                 try:
                     model = AutoRegModel.from_pretrained(named, device=device, dtype=dtype)
-                except ModelError as error:
+                except ModelNotFoundError as error:
                     if model is not None:
                         raise
                     raise ModelError(

@@ -246,8 +246,9 @@ class Indexer:
         except ReadError as error:
             self._fail(error)
             return None
-        if record is None or record.digest != digest or file.source in self._short:
-            return OpenFile(file, digest, state, is_new=record is None)
+        is_short = record is not None and record.digest == digest and file.source in self._short
+        if record is None or record.digest != digest or is_short:
+            return OpenFile(file, digest, state, is_new=record is None, is_short=is_short)
         self._summary.unchanged += 1
         if record.failed:
             message = f"{file.source}: {record.failed} of its records could not be read"

@@ -83,9 +83,11 @@ class _PrefixCache(DynamicCache):
 
     @property
     def is_shareable(self) -> bool:
-        """Whether keys and values are all that the layers keep."""
+        """Whether keys and values are all that the layers keep, and they keep them here."""
+        kinds = (DynamicLayer, DynamicSlidingWindowLayer)
         return all(
-            type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in self.layers
+            type(layer) in kinds and (layer.is_initialized or not self.is_complete)
+            for layer in self.layers
         )
 
     def update(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from autoreg_rag.errors import StoreError
+from autoreg_rag.files import expanded
 from autoreg_rag.stores.base import Manifest, Store
 from autoreg_rag.stores.faults import explained
 from autoreg_rag.stores.fingerprint import check_fingerprint
@@ -133,7 +134,7 @@ def check_url(url: str) -> str:
 def full_place(location: Path | str) -> str:
     """Return the place of an index by which it is found from any folder."""
     place = _place(location)
-    return str(place.expanduser().resolve()) if isinstance(place, Path) else place
+    return str(place.resolve()) if isinstance(place, Path) else place
 
 
 def _check_collection(name: str) -> None:
@@ -220,4 +221,4 @@ def _description(folder: Path) -> str:
 
 def _place(location: Path | str) -> Path | str:
     is_url = isinstance(location, str) and location.startswith(_SCHEMES)
-    return location if is_url else Path(location)
+    return location if is_url else expanded(location)

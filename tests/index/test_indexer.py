@@ -7,7 +7,7 @@ import pytest
 from qdrant_client import QdrantClient
 
 from autoreg_rag.corpus import Chunker, read_documents
-from autoreg_rag.errors import CorpusError, StoreError
+from autoreg_rag.errors import CorpusError, ReadError, StoreError
 from autoreg_rag.index.indexer import Indexer
 from autoreg_rag.stores import Manifest, create_store, open_store
 from autoreg_rag.stores.faiss.store import FaissStore
@@ -147,19 +147,36 @@ def test_a_file_that_changes_while_it_is_read_is_not_stored(run, corpus, tmp_pat
     assert run(corpus.folder).added == 1
 
 
-def test_chunks_that_another_program_deleted_are_made_again(run, corpus, tmp_path, tiny_model):
+def delete_chunks(place, ids):
+    """Do as another program might."""
+    if (place / "index.sqlite").exists():
+        with closing(sqlite3.connect(place / "index.sqlite")) as database, database:
+            database.executemany("DELETE FROM chunks WHERE id = ?", [(id_,) for id_ in ids])
+    else:
+        client = QdrantClient(path=str(place))
+        client.delete("autoreg", ids)
+        client.close()
+
+
+def test_chunks_that_another_program_deleted_are_made_again(
+    run, corpus, tmp_path, tiny_model, monkeypatch
+):
     place = tmp_path / "index"
     run(corpus.folder)
     with open_store(place) as store:
         before = contents(store, tiny_model)
-        lost = [c.id for c in before[0].values() if c.source == "corpus/a.txt"][1:]
-    if (place / "index.sqlite").exists():
-        with closing(sqlite3.connect(place / "index.sqlite")) as database, database:
-            database.executemany("DELETE FROM chunks WHERE id = ?", [(id_,) for id_ in lost])
-    else:
-        client = QdrantClient(path=str(place))
-        client.delete("autoreg", lost)
-        client.close()
+        ids = [c.id for c in before[0].values() if c.source == "corpus/a.txt"]
+        lost = ids[1:]
+    delete_chunks(place, lost)
+
+    def unreadable(file, **options):
+        raise ReadError(f"{file.source}: no luck")
+
+    with monkeypatch.context() as bad:
+        bad.setattr("autoreg_rag.index.indexer.read_documents", unreadable)
+        assert run(corpus.folder).failures == ["corpus/a.txt: no luck"]
+    with open_store(place) as store:  # what was left of it stays
+        assert [chunk.id for chunk in store.chunks() if chunk.source == "corpus/a.txt"] == ids[:1]
     summary = run(corpus.folder)
     assert (summary.replaced, summary.unchanged) == (1, 2)
     assert (summary.encoded, summary.resumed) == (len(lost), 1)

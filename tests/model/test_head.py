@@ -6,6 +6,8 @@ from transformers import (
     GPTJConfig,
     GraniteConfig,
     HyperCLOVAXConfig,
+    Llama4TextConfig,
+    OPTConfig,
     RobertaConfig,
 )
 
@@ -14,9 +16,17 @@ from autoreg_rag.model import AutoRegModel
 from tests.conftest import SIZES, make_tokenizer
 
 TEXTS = ["Penguins cannot fly.", "A for loop steps through an iterable, one item at a time."]
+LAYERS = {"vocab_size": 600, "hidden_size": 32, "num_hidden_layers": 2}
 FAMILIES = {
     "bias": GPTJConfig(
         vocab_size=600, n_positions=256, n_embd=32, n_layer=2, n_head=4, rotary_dim=8
+    ),
+    "projected": OPTConfig(
+        **LAYERS,
+        num_attention_heads=4,
+        ffn_dim=64,
+        word_embed_proj_dim=16,
+        max_position_embeddings=256,
     ),
     "divided": GraniteConfig(**SIZES, logits_scaling=7.0),
     "multiplied": Cohere2Config(**SIZES, logit_scale=0.3, sliding_window=64),
@@ -75,6 +85,27 @@ def test_a_model_that_sees_what_comes_is_refused(tmp_path):
     config = RobertaConfig(vocab_size=600, intermediate_size=64, pad_token_id=1, **sizes)
     with pytest.raises(ModelError, match="no causal LM") as caught:
         AutoRegModel.from_pretrained(saved(config, tmp_path / "base"), dtype="float32")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_overflows_names_the_format(tiny_folder, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(tiny_folder)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.up_proj.weight.mul_(1e4)
+            layer.mlp.down_proj.weight.mul_(1e4)
+    model.save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    AutoRegModel.from_pretrained(tmp_path, dtype="float32")
+    with pytest.raises(ModelError, match="not finite in float16: choose another") as caught:
+        AutoRegModel.from_pretrained(tmp_path, dtype="float16")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_architecture_that_does_not_fit_is_refused_in_one_line(tmp_path):
+    base = saved(Llama4TextConfig(**SIZES), tmp_path / "base")
+    with pytest.raises(ModelError, match="cannot be used") as caught:
+        AutoRegModel.from_pretrained(base, dtype="float32")
     assert "\n" not in str(caught.value)
 
 

@@ -1,6 +1,8 @@
+import copy
 import io
 import json
 import os
+import pickle
 import re
 import shutil
 import warnings
@@ -13,6 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from autoreg_rag import base as bases
+from autoreg_rag.backbone import Backbone
 from autoreg_rag.base import find_folder
 from autoreg_rag.config import AutoRegConfig
 from autoreg_rag.errors import ModelError
@@ -135,6 +138,36 @@ def test_the_fingerprint_does_not_depend_on_dtype_or_batch(tiny_folder):
     one = AutoRegModel.from_pretrained(tiny_folder, dtype="float32")
     other = AutoRegModel.from_pretrained(tiny_folder, dtype="bfloat16", token_budget=7)
     assert one.fingerprint() == other.fingerprint()
+
+
+def test_a_copy_gives_the_same_vectors(adapted):
+    expected = adapted.encode_queries(TEXTS)
+    for copied in (copy.deepcopy(adapted), pickle.loads(pickle.dumps(adapted))):  # noqa: S301
+        assert copied.backbone.lock is not adapted.backbone.lock
+        assert np.array_equal(copied.encode_queries(TEXTS), expected)
+
+
+def test_other_copies_of_the_weights_are_no_part_of_a_base(tiny_folder, tmp_path):
+    base, sharded = tmp_path / "base", tmp_path / "sharded"
+    shutil.copytree(tiny_folder, base)
+    shutil.copy(base / "model.safetensors", base / "consolidated.safetensors")
+    expected = Backbone.load(str(tiny_folder))
+    assert Backbone.load(str(base)).base_hash == expected.base_hash
+
+    expected.language_model.save_pretrained(sharded, max_shard_size="30KB")
+    expected.tokenizer.save_pretrained(sharded)
+    before = Backbone.load(str(sharded)).base_hash
+    shards = sorted(sharded.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    shutil.copy(shards[0], sharded / "consolidated-1.safetensors")
+    assert Backbone.load(str(sharded)).base_hash == before
+    last = load_file(shards[-1])
+    save_file({name: value + 1 for name, value in last.items()}, shards[-1], {"format": "pt"})
+    assert Backbone.load(str(sharded)).base_hash != before
+    (sharded / "model.safetensors.index.json").write_text('{"weight_map": []}')
+    with pytest.raises(ModelError, match=r"index\.json is damaged") as caught:
+        Backbone.load(str(sharded))
+    assert "\n" not in str(caught.value)
 
 
 def test_the_default_models_fingerprint_does_not_depend_on_dtype(real_model):
@@ -303,14 +336,15 @@ def test_a_models_card_holds_any_instruction(tiny_folder, tmp_path):
 
 
 def test_places_without_a_model_are_refused(tmp_path):
-    with pytest.raises(ModelError, match="safetensors weights"):
+    with pytest.raises(ModelError, match=r"has no model\.safetensors"):
         AutoRegModel.from_pretrained(tmp_path)
     with pytest.raises(ModelError, match="name is empty"):
         AutoRegModel.from_pretrained("")
     with pytest.raises(ModelError, match="there is no file"):
         AutoRegModel.from_pretrained(tmp_path / "missing.gguf")
-    with pytest.raises(ModelError, match="neither a folder"):
-        AutoRegModel.from_pretrained("no/such/hub/id")
+    for name in ("no/such/hub/id", "~no such user/model", "long" * 99):
+        with pytest.raises(ModelError, match="neither a folder"):
+            AutoRegModel.from_pretrained(name)
     with pytest.raises(ModelError, match="no hub served it"):
         AutoRegModel.from_pretrained("nobody/no-such-model")
     (tmp_path / "bad.gguf").write_bytes(b"GGUF but not really")
@@ -337,12 +371,16 @@ def test_code_that_a_folder_brings_never_runs(tiny_folder, tmp_path, monkeypatch
     assert not trace.exists()
 
 
-def test_unknown_devices_dtypes_and_settings_are_refused(tiny_folder):
+def test_unknown_devices_dtypes_and_settings_are_refused(tiny_folder, tmp_path):
     for device in ("gpu7", "meta"):
         with pytest.raises(ModelError, match=f"device '{device}'"):
             AutoRegModel.from_pretrained(tiny_folder, device=device)
     with pytest.raises(ModelError, match="float32, bfloat16, float16"):
         AutoRegModel.from_pretrained(tiny_folder, dtype="int8")
+    AutoRegModel.from_pretrained(tiny_folder).save_pretrained(tmp_path / "model")
+    with pytest.raises(ModelError, match="device 'gpu7'") as caught:
+        AutoRegModel.from_pretrained(tmp_path / "model", device="gpu7")
+    assert "moved" not in str(caught.value)
     with pytest.raises(TypeError, match="pool"):
         AutoRegModel.from_pretrained(tiny_folder, pool="mean")
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, Lfm2Config
+from transformers import AutoModelForCausalLM, AutoTokenizer, Lfm2Config, RwkvConfig
 
 from autoreg_rag.rerank.prefix import SharedPrefix
 from tests.conftest import SIZES
@@ -42,6 +42,22 @@ def test_a_model_with_convolutions_reads_the_prefix_with_each_text(tiny_folder, 
     prefix = model.neck.bridge(model.compress(["a question"]))
     with torch.inference_mode():
         assert not SharedPrefix(model.decoder, prefix)._cache.is_shareable
+    pairs, _ = states_both_ways(model, prefix)
+    for (hidden, tokens), (plain_hidden, plain_tokens) in pairs:
+        torch.testing.assert_close(hidden, plain_hidden)
+        assert torch.equal(tokens, plain_tokens)
+
+
+def test_a_model_that_keeps_its_state_elsewhere_reads_the_prefix_with_each_text(
+    tiny_folder, tmp_path
+):
+    torch.manual_seed(2)
+    sizes = {name: SIZES[name] for name in ("vocab_size", "hidden_size", "num_hidden_layers")}
+    config = RwkvConfig(**sizes, attention_hidden_size=32, bos_token_id=0, eos_token_id=1)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(tmp_path)
+    model = load(tmp_path)
+    prefix = model.neck.bridge(model.compress(["a question"]))
     pairs, _ = states_both_ways(model, prefix)
     for (hidden, tokens), (plain_hidden, plain_tokens) in pairs:
         torch.testing.assert_close(hidden, plain_hidden)
