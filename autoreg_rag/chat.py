@@ -70,6 +70,8 @@ class Chat:
 
         Raises
         ------
+        TypeError
+            `max_new_tokens` is no int, or `stop` neither a text nor a list of texts.
         ValueError
             There is no message, `max_new_tokens` is below 1, or a text of `stop` is empty.
         ModelError
@@ -78,11 +80,11 @@ class Chat:
         """
         if not messages:
             raise ValueError("there is no message to reply to")
+        if not isinstance(max_new_tokens, int):
+            raise TypeError(f"max_new_tokens is {max_new_tokens!r}; it must be an int")
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be 1 or more")
-        ends = [stop] if isinstance(stop, str) else list(stop or ())
-        if "" in ends:
-            raise ValueError("stop holds an empty text, which cannot end a reply")
+        ends = _checked(stop)
         backbone = self._model.backbone
         ids = self.ids(messages)
         if len(ids) + max_new_tokens > self.window:
@@ -138,3 +140,13 @@ class Chat:
         tokenizer = Tokenizer.from_str(self._model.backbone.tokenizer.backend_tokenizer.to_str())
         tokenizer.encode_special_tokens = False
         return tokenizer
+
+
+def _checked(stop: object) -> list[str]:
+    """Return the texts that end a reply."""
+    ends = [stop] if isinstance(stop, str) else [] if stop is None else stop
+    if not isinstance(ends, Sequence) or not all(isinstance(end, str) for end in ends):
+        raise TypeError(f"stop is {stop!r}; it must be a text or a list of texts")
+    if "" in ends:
+        raise ValueError("stop holds an empty text, which cannot end a reply")
+    return list(ends)

@@ -17,6 +17,7 @@ import common
 import typer
 
 from autoreg_rag import AutoRegModel, Hit, Index, Reranker, cli
+from autoreg_rag.index.sharing import SharedIndex
 from autoreg_rag.rerank.likelihoods import Likelihoods
 from autoreg_rag.sharing import SharedModel
 
@@ -69,9 +70,9 @@ def main(
     shared = SharedModel()
     place = common.ready_index(question, corpus, index, shared)
 
-    def work(model: AutoRegModel) -> None:
-        with Index.open(place, model=model) as opened:
-            (found,) = opened.search([question], max(hits, candidates))
+    def work(opened: Index) -> None:
+        model = opened.model
+        (found,) = opened.search([question], max(hits, candidates))
         if not found:
             typer.echo("Nothing was found: the index holds no passages.")
             return
@@ -90,7 +91,7 @@ def main(
             typer.echo(side_by_side("THE QUESTION'S VECTORS SAY", "THE PASSAGE'S VECTORS SAY"))
             typer.echo(side_by_side(said, text) + "\n\n" + explain(hit, found_parts) + "\n")
 
-    shared.use(work)
+    SharedIndex(place).use(work)  # with the index's own model
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary, finalize
 
-from autoreg_rag.errors import StoreError
+from autoreg_rag.errors import ModelNotFoundError, StoreError
+from autoreg_rag.files import is_there
 from autoreg_rag.index.index import Index
 from autoreg_rag.sharing import SharedModel
-from autoreg_rag.stores import open_store
+from autoreg_rag.stores import Manifest, open_store
 from autoreg_rag.stores.names import COLLECTION, DATABASE, DEFAULT_PLACE
 
 Result = TypeVar("Result")
@@ -99,7 +100,8 @@ class SharedIndex:
 
     def _current(self) -> _Opened:
         if self._is_closed:
-            raise StoreError(f"{self.place} was closed here: open it again by a new object")
+            place = shown_place(self.place)
+            raise StoreError(f"{place} was closed here: open it again by a new object")
         # A forked process must not use the files and locks that its parent has open.
         opened = self._opened
         if opened is None or opened.process != os.getpid():
@@ -116,13 +118,40 @@ class SharedIndex:
             if opened is None:
                 store = open_store(self.place, api_key=self._api_key, collection=self.collection)
                 try:
-                    model = SharedModel(self.model or store.manifest.model, **dict(chosen))
+                    name = self.model or model_of(store.manifest)
+                    model = SharedModel(name, **dict(chosen))
                     index = model.use(lambda loaded: Index(store, loaded))
                 except BaseException:
                     store.close()
                     raise
                 opened = _all_opened[key] = _Opened(index, model)
             return opened
+
+
+def model_of(manifest: Manifest) -> str:
+    """Return the name of the model that made an index.
+
+    Raises
+    ------
+    ModelNotFoundError
+        It is the path of a folder or file that is not there any more.
+    """
+    name = manifest.model
+    if Path(name).is_absolute() and not is_there(Path(name)):
+        raise ModelNotFoundError(
+            f"the model that made the index is not at {name} any more: if it has moved, name it "
+            "(model_name=...)"
+        )
+    return name
+
+
+def shown_place(place: str) -> str:
+    """Return a place as people may read it: a server's address without secrets."""
+    if not place.startswith(("http://", "https://")):
+        return place
+    from autoreg_rag.stores.qdrant.connection import shown  # whose client takes long to import
+
+    return shown(place)
 
 
 class _Opened:

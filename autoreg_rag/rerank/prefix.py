@@ -85,9 +85,10 @@ class _PrefixCache(DynamicCache):
     def is_shareable(self) -> bool:
         """Whether keys and values are all that the layers keep, and they keep them here."""
         kinds = (DynamicLayer, DynamicSlidingWindowLayer)
+        layers: list[Any] = self.layers
         return all(
             type(layer) in kinds and (layer.is_initialized or not self.is_complete)
-            for layer in self.layers
+            for layer in layers
         )
 
     def update(

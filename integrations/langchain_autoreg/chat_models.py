@@ -49,9 +49,9 @@ class AutoRegChat(ModelSettings, BaseChatModel):
     ------
     pydantic.ValidationError
         An argument is unknown or wrong.
-    ValueError
+    TypeError, ValueError
         When used: a message is neither the system's, a human's nor an AI's, or holds
-        more than text; or a text of ``stop`` is empty.
+        more than text; or a keyword of the call is wrong.
     ModelError
         When used: the model cannot be loaded, or the prompt does not fit its window.
     """
@@ -125,7 +125,8 @@ class AutoRegChat(ModelSettings, BaseChatModel):
     ) -> Callable[[AutoRegModel], str]:
         """Return what is to be done with the model, by the keywords of the call."""
         turns = [_turn(message) for message in messages]
-        most = asked.get("max_new_tokens", self.max_new_tokens)
+        asked_for = asked.get("max_new_tokens")
+        most = self.max_new_tokens if asked_for is None else asked_for
 
         def reply(model: AutoRegModel) -> str:
             chat = self._model().keep(Chat, lambda: Chat(model))

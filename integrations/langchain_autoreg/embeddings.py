@@ -8,10 +8,11 @@ from typing import Any
 
 from langchain_core.embeddings import Embeddings
 
+from autoreg_rag.index.sharing import model_of
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.stores import full_place, open_store
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
-from langchain_autoreg.settings import ModelSettings
+from langchain_autoreg.settings import ModelSettings, pop_model
 
 
 class AutoRegEmbeddings(ModelSettings, Embeddings):
@@ -84,12 +85,14 @@ class AutoRegEmbeddings(ModelSettings, Embeddings):
         ------
         StoreError
             There is no index, or it cannot be opened.
+        ModelNotFoundError
+            Its model has moved, and no other is named.
         """
         with open_store(full_place(place), collection=collection, api_key=api_key) as store:
             manifest = store.manifest
-        names = [settings.pop(name, None) for name in ("model", "model_name")]
-        model = next((name for name in names if name is not None), manifest.model)
-        return cls(**{"fingerprint": manifest.fingerprint, **settings, "model_name": model})
+        model = pop_model(settings)
+        name = model_of(manifest) if model is None else model
+        return cls(**{"fingerprint": manifest.fingerprint, **settings, "model_name": name})
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Embed documents, under I_self.

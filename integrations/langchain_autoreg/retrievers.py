@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,8 +19,9 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 from autoreg_rag.corpus.records import Hit, Scalar
 from autoreg_rag.fusion import DEFAULT_ALPHA
 from autoreg_rag.index.index import Index
-from autoreg_rag.index.sharing import SharedIndex
+from autoreg_rag.index.sharing import SharedIndex, shown_place
 from autoreg_rag.scores import Score
+from autoreg_rag.stores import full_place
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
 from autoreg_rag.stores.where import SOURCE
 from langchain_autoreg.rerankers import (
@@ -28,7 +30,7 @@ from langchain_autoreg.rerankers import (
     AutoRegReranker,
     check_question,
 )
-from langchain_autoreg.settings import LoadSettings, ModelName, Place
+from langchain_autoreg.settings import LoadSettings, ModelName, Place, pop_model
 
 Conditions = dict[str, Scalar | list[Scalar]]
 """Values that ``source`` or metadata must have: one, or any of several."""
@@ -116,9 +118,21 @@ class AutoRegRetriever(LoadSettings, BaseRetriever):
         self, *, update: Mapping[str, Any] | None = None, deep: bool = False
     ) -> AutoRegRetriever:
         """Return a copy, which has the index that its own settings name."""
-        copied = super().model_copy(update=update, deep=deep)
+        changed = dict(update or {})
+        if "place" in changed:
+            changed["place"] = full_place(changed["place"])
+        copied = super().model_copy(update=changed, deep=deep)
         copied.model_post_init(None)
         return copied
+
+    def __copy__(self) -> AutoRegRetriever:
+        copied = super().__copy__()
+        copied._index = copy(self._index)  # each is closed by itself
+        return copied
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, shown_place(value) if name == "place" else value
 
     @classmethod
     def from_index(cls, place: str | Path = DEFAULT_PLACE, **settings: Any) -> AutoRegRetriever:
@@ -127,7 +141,9 @@ class AutoRegRetriever(LoadSettings, BaseRetriever):
 
     def index_reranker(self, **settings: Any) -> AutoRegReranker:
         """Return a reranker with the index's model; `settings` are others of `AutoRegReranker`."""
-        return AutoRegReranker(model=self._index.model_name, **{**self.load_settings(), **settings})
+        model = pop_model(settings)
+        name = self._index.model_name if model is None else model
+        return AutoRegReranker(**{**self.load_settings(), **settings, "model_name": name})
 
     def close(self) -> None:
         """Let go of the index; calling it again does nothing, searching raises StoreError."""

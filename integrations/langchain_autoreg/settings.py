@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator
 
@@ -85,6 +85,16 @@ class ModelSettings(LoadSettings):
     def _named(cls, name: Any) -> Any:
         return DEFAULT if name is None else name
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy; with other settings of the model it finds its own."""
+        changed = dict(update or {})
+        if "model_name" in changed:
+            changed["model_name"] = full_name(changed["model_name"])
+        copied = super().model_copy(update=changed, deep=deep)
+        if changed.keys() & ModelSettings.model_fields.keys():
+            copied._shared = None
+        return copied
+
     def _use(self, work: Callable[[AutoRegModel], Result]) -> Result:
         """Return what `work` makes of the model, while nobody else works with it."""
         return self._model().use(work)
@@ -94,14 +104,15 @@ class ModelSettings(LoadSettings):
         return await self._model().ause(work)
 
     def _model(self) -> SharedModel:
-        model, settings = self._shared, self.load_settings()
-        # A copy may have other settings than the object that it was made from.
-        if (
-            model is None
-            or (model.name, model.settings) != (self.model_name, settings)
-            or self.fingerprint not in (None, model.fingerprint)
-        ):
+        if self._shared is None:
             # It is kept, so that the model stays loaded.
-            model = SharedModel(self.model_name, fingerprint=self.fingerprint, **settings)
-            self._shared = model
-        return model
+            self._shared = SharedModel(
+                self.model_name, fingerprint=self.fingerprint, **self.load_settings()
+            )
+        return self._shared
+
+
+def pop_model(settings: dict[str, Any]) -> Any:
+    """Take the model out of keyword arguments, by either name; None if there is none."""
+    names = [settings.pop(name, None) for name in ("model", "model_name")]
+    return next((name for name in names if name is not None), None)

@@ -132,6 +132,17 @@ def test_explain_takes_the_scores_apart(place):
         assert max(given, alone, own) < 0
 
 
+def test_explain_takes_an_index_of_another_model_as_it_is(tmp_path, tiny_folder):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "bread.txt").write_text("Bread is baked from flour.")
+    options = ["--model", tiny_folder, "--chunk-size", 48, "--chunk-overlap", 8]
+    made = command("autoreg_rag.index", "notes", "--out", "index", *options, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    done = run("explain", QUESTION, "--index", "index", *FEW, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    check_passages(done.stdout, tmp_path, 1)
+
+
 def test_explain_says_that_an_index_without_passages_holds_nothing(tmp_path, real_model):
     manifest = Manifest(real_model.fingerprint(), real_model.reference, real_model.dimension)
     create_store("faiss", tmp_path / "empty", manifest).close()

@@ -73,3 +73,29 @@ def test_a_conversation_that_the_template_refuses_is_an_error(tiny_model):
 def test_nothing_to_say_or_to_reply_to_is_an_error(tiny_model, turns, length):
     with pytest.raises(ValueError, match=r"message|max_new_tokens"):
         Chat(tiny_model).reply(turns, max_new_tokens=length)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_new_tokens": None},
+        {"max_new_tokens": "8"},
+        {"max_new_tokens": 8.0},
+        {"stop": 3},
+        {"stop": b"end"},
+        {"stop": ["end", None]},
+    ],
+)
+def test_what_is_no_length_or_no_text_is_refused(tiny_model, wrong):
+    (name,) = wrong
+    with pytest.raises(TypeError, match=f"{name} is"):
+        Chat(tiny_model).reply(TURNS, **wrong)
+
+
+def test_a_reply_ends_before_the_first_of_several_texts(tiny_model):
+    chat = templated(tiny_model)
+    reply = chat.reply(TURNS, max_new_tokens=6)
+    middle = reply[len(reply) // 2]
+    for stop in (middle, [middle], (middle, "nowhere"), ["nowhere", middle]):
+        assert chat.reply(TURNS, max_new_tokens=6, stop=stop) == reply.partition(middle)[0]
+    assert chat.reply(TURNS, max_new_tokens=6, stop=[]) == reply

@@ -72,13 +72,19 @@ def test_a_reply_ends_before_the_text_that_stops_it(chat):
     assert chat.invoke(MESSAGES, stop=[middle]).content == reply.partition(middle)[0]
     with pytest.raises(ValueError, match="stop holds an empty text"):
         chat.invoke(MESSAGES, stop=[""])
+    with pytest.raises(TypeError, match="stop is 3"):
+        chat.invoke(MESSAGES, stop=3)
 
 
 async def test_a_call_says_how_long_its_reply_is(chat, model):
     longer = Chat(model).reply(TURNS, max_new_tokens=9)
-    assert longer != chat.invoke(MESSAGES).content
+    own = chat.invoke(MESSAGES).content
+    assert longer != own
     assert chat.invoke(MESSAGES, max_new_tokens=9, temperature=0.5).content == longer
     assert (await chat.bind(max_new_tokens=9).ainvoke(MESSAGES)).content == longer
+    assert chat.bind(max_new_tokens=None).invoke(MESSAGES).content == own
+    with pytest.raises(TypeError, match="max_new_tokens is '9'"):
+        chat.invoke(MESSAGES, max_new_tokens="9")
 
 
 def test_it_counts_tokens_by_its_own_tokenizer(chat, model):

@@ -177,6 +177,13 @@ class TestReranking:
             assert rounded(documents) == rounded(retriever.invoke(QUESTION))
             assert all("relevance_score" in document.metadata for document in documents)
 
+    def test_its_model_is_the_indexs_unless_another_is_named(self, retriever, how, other_folder):
+        for none in ({}, {"model": None}, {"model_name": None}):
+            assert retriever.index_reranker(**none) == AutoRegReranker(**how)
+        for name in ("model", "model_name"):
+            other = retriever.index_reranker(**{name: other_folder}, top_n=2)
+            assert other == AutoRegReranker(model=other_folder, top_n=2, **HOW)
+
     def test_the_kind_can_be_changed(self, index_folder):
         with AutoRegRetriever(place=index_folder, reranker="sum", **HOW) as retriever:
             by_sum = retriever.invoke(QUESTION)[0].metadata["relevance_score"]
@@ -276,6 +283,18 @@ class TestOpening:
         assert second.invoke(QUESTION)
         del second
         with open_store(index_folder) as store:  # embedded Qdrant admits one at a time
+            assert len(store)
+
+    def test_a_copy_is_closed_by_itself(self, index_folder):
+        retriever = AutoRegRetriever(place=index_folder, **HOW)
+        for copied in (copy.copy(retriever), retriever.model_copy(), copy.deepcopy(retriever)):
+            copied.close()
+            assert retriever.invoke(QUESTION)
+        last = copy.copy(retriever)
+        retriever.close()
+        assert last.invoke(QUESTION)
+        last.close()
+        with open_store(index_folder) as store:
             assert len(store)
 
     def test_a_closed_one_says_so(self, index_folder):

@@ -242,6 +242,12 @@ def test_a_call_says_how_long_a_reply_is_and_what_ends_it(llm, model, messages):
         assert reply == longer.partition(middle)[0] != longer
     with pytest.raises(ValueError, match="stop holds an empty text"):
         llm.complete("q", stop=[""])
+    with pytest.raises(TypeError, match="stop is 3"):
+        llm.complete("q", stop=3)
+    with pytest.raises(TypeError, match="max_new_tokens is '9'"):
+        llm.complete("q", max_new_tokens="9")
+    unsaid = llm.chat(messages, max_new_tokens=None, stop=None)
+    assert unsaid.message.content == Chat(model).reply(TURNS, max_new_tokens=6) != longer
 
 
 def test_a_function_that_would_not_be_used_is_refused(llm, messages):

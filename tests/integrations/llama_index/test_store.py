@@ -21,7 +21,7 @@ from qdrant_client import QdrantClient
 
 from autoreg_rag import Index
 from autoreg_rag.errors import FingerprintError, StoreError
-from autoreg_rag.stores import open_store
+from autoreg_rag.stores import Manifest, create_store, open_store
 from llama_index.embeddings.autoreg import AutoRegEmbedding
 from llama_index.vector_stores.autoreg import AutoRegVectorStore
 
@@ -303,9 +303,18 @@ class TestRefusals:
                 change()
             (command,) = re.findall("python -m (autoreg_rag.index [^']+)'", str(caught.value))
             assert command.startswith("autoreg_rag.index CORPUS ")
-            assert command.endswith(f"--out {store.place}")
+            made_by = store.client.manifest.model
+            assert command.endswith(f"--out {store.place} --model {made_by}")
             assert ("--store qdrant" in command) == (kind == "qdrant")
         assert list(store.client.chunks()) == chunks
+
+    def test_changes_of_an_index_of_the_default_model(self, tmp_path):
+        create_store("faiss", tmp_path / "index", Manifest("0" * 16, "default", 32)).close()
+        with (
+            AutoRegVectorStore.from_index(tmp_path / "index") as store,
+            pytest.raises(StoreError, match=f"CORPUS --out {tmp_path / 'index'}' again"),
+        ):
+            store.clear()
 
 
 class TestEmbedding:
@@ -313,6 +322,7 @@ class TestEmbedding:
         own = store.embedding(dtype="float32", device="cpu")
         assert own.fingerprint == model.fingerprint()
         assert own.get_query_embedding(QUESTION) == embedding.get_query_embedding(QUESTION)
+        assert store.embedding(model_name=None).model_name == own.model_name
 
     def test_a_model_that_is_not_the_indexs_is_refused(self, store, other_folder):
         with pytest.raises(FingerprintError, match=str(other_folder)):

@@ -9,6 +9,7 @@ import pytest
 from llama_index.core.vector_stores import VectorStoreQuery
 
 from autoreg_rag.errors import StoreError
+from autoreg_rag.stores import Manifest, create_store
 from llama_index.vector_stores.autoreg import AutoRegVectorStore
 
 
@@ -46,6 +47,31 @@ def test_copies_share_the_open_index(index_folder, query):
             assert again is not store
             assert again.client is store.client
             assert again.query(query) == expected
+
+
+def test_a_copy_has_the_index_that_its_own_fields_name(
+    index_folder, model, tmp_path, monkeypatch, query
+):
+    manifest = Manifest(model.fingerprint(), model.reference, model.dimension)
+    create_store("faiss", tmp_path / "empty", manifest).close()
+    monkeypatch.chdir(tmp_path)
+    with AutoRegVectorStore.from_index(index_folder) as store:
+        expected = store.query(query)
+        with store.model_copy(update={"place": "empty"}) as other:
+            assert other.place == str(tmp_path / "empty")
+            assert other.query(query).ids == []
+        assert store.query(query) == expected
+        assert store.model_copy(update={"place": index_folder}).client is store.client
+
+
+def test_a_copy_may_have_another_collection(model, tmp_path):
+    manifest = Manifest(model.fingerprint(), model.reference, model.dimension)
+    for name in ("one", "two"):
+        create_store("qdrant", tmp_path / "index", manifest, collection=name).close()
+    store = AutoRegVectorStore(place=tmp_path / "index", collection="one")
+    store.close()  # embedded Qdrant admits one at a time
+    with store.model_copy(update={"collection": "two"}) as other:
+        assert "--collection two" in other.client.options()
 
 
 def test_a_pickle_of_an_index_that_is_gone_says_so(make_index, model, tmp_path):

@@ -100,14 +100,19 @@ class ModelSettings(FromDump):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy.
 
-        With other settings of the model it does not insist on the fingerprint, unless
-        that was asked for, and not found by loading the model.
+        With other settings of the model it finds its own, and does not insist on the
+        fingerprint, unless that was asked for, and not found by loading the model.
         """
         changed = dict(update or {})
-        was_found = self._found is not None and self.fingerprint == self._found
-        if was_found and changed.keys() & ModelSettings.model_fields.keys():
+        if not changed.keys() & ModelSettings.model_fields.keys():
+            return super().model_copy(update=changed, deep=deep)
+        if self._found is not None and self.fingerprint == self._found:
             changed = {"fingerprint": None, **changed}
-        return super().model_copy(update=changed, deep=deep)
+        if "model_name" in changed:
+            changed["model_name"] = full_name(changed["model_name"])
+        copied = super().model_copy(update=changed, deep=deep)
+        copied._shared = None
+        return copied
 
     @field_serializer("fingerprint")
     def _known_fingerprint(self, _: str | None) -> str:
@@ -148,25 +153,18 @@ class ModelSettings(FromDump):
         self.__dict__["fingerprint"] = model.fingerprint  # past the guard of frozen fields
 
     def _model(self) -> SharedModel:
-        chosen = {
-            "device": self.device,
-            "dtype": self.dtype,
-            "attention": self.attention,
-            "token_budget": self.token_budget,
-            "query_instruction": self.query_instruction,
-            "document_instruction": self.document_instruction,
-            "pooling": self.pooling,
-            "max_length": self.max_length,
-        }
-        settings = {key: value for key, value in chosen.items() if value is not None}
-        model = self._shared
-        # A copy may have other settings than the component that it was made from.
-        if (
-            model is None
-            or (model.name, model.settings) != (self.model_name, settings)
-            or self.fingerprint not in (None, model.fingerprint)
-        ):
+        if self._shared is None:
+            chosen = {
+                "device": self.device,
+                "dtype": self.dtype,
+                "attention": self.attention,
+                "token_budget": self.token_budget,
+                "query_instruction": self.query_instruction,
+                "document_instruction": self.document_instruction,
+                "pooling": self.pooling,
+                "max_length": self.max_length,
+            }
+            settings = {key: value for key, value in chosen.items() if value is not None}
             # It is kept, so that the model stays loaded.
-            model = SharedModel(self.model_name, fingerprint=self.fingerprint, **settings)
-            self._shared = model
-        return model
+            self._shared = SharedModel(self.model_name, fingerprint=self.fingerprint, **settings)
+        return self._shared

@@ -66,9 +66,9 @@ class AutoRegLLM(ModelSettings, CustomLLM):
     ------
     pydantic.ValidationError
         An argument is unknown or wrong.
-    ValueError
+    TypeError, ValueError
         When used: a message has another role than the system's, a user's or an
-        assistant's, or holds more than text; or a text of ``stop`` is empty.
+        assistant's, or holds more than text; or a keyword of the call is wrong.
     ModelError
         When used: the model cannot be loaded, or the prompt does not fit its window.
     """
@@ -237,7 +237,8 @@ class AutoRegLLM(ModelSettings, CustomLLM):
         self, messages: list[Message], asked: Mapping[str, Any]
     ) -> Callable[[AutoRegModel], str]:
         """Return what is to be done with the model, by the keywords of the call."""
-        most = asked.get("max_new_tokens", self.max_new_tokens)
+        asked_for = asked.get("max_new_tokens")
+        most = self.max_new_tokens if asked_for is None else asked_for
         stop = asked.get("stop")
         return lambda model: self._chat(model).reply(messages, max_new_tokens=most, stop=stop)
 

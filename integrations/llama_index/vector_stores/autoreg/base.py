@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_validator
@@ -31,12 +31,17 @@ from autoreg_rag.corpus.records import Chunk, Hit
 from autoreg_rag.errors import StoreError
 from autoreg_rag.fusion import DEFAULT_ALPHA
 from autoreg_rag.index.hybrid import HybridSearch, best
+from autoreg_rag.index.sharing import model_of, shown_place
+from autoreg_rag.model import DEFAULT
 from autoreg_rag.stores import Store, Vectors, Where, full_place, open_store
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
 from autoreg_rag.stores.where import SOURCE, matches
 from llama_index.embeddings.autoreg import AutoRegEmbedding
 from llama_index.embeddings.autoreg.settings import FromDump
 from llama_index.vector_stores.autoreg.filters import alternatives
+
+_INDEX = ("place", "collection", "api_key")
+"""The fields that say which index it is."""
 
 
 class AutoRegVectorStore(FromDump, BasePydanticVectorStore):
@@ -84,6 +89,20 @@ class AutoRegVectorStore(FromDump, BasePydanticVectorStore):
         self._store = open_store(self.place, api_key=self.api_key, collection=self.collection)
         self._hybrid = HybridSearch(self._store)
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy, which shares the open index unless it is to have another one."""
+        changed = dict(update or {})
+        if "place" in changed:
+            changed["place"] = full_place(changed["place"])
+        copied = super().model_copy(update=changed, deep=deep)
+        if any(getattr(copied, name) != getattr(self, name) for name in _INDEX):
+            copied.model_post_init(None)
+        return copied
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, shown_place(value) if name == "place" else value
+
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> AutoRegVectorStore:
         # An embedded Qdrant admits no second one, and locks cannot be copied.
         memo = {} if memo is None else memo
@@ -128,9 +147,16 @@ class AutoRegVectorStore(FromDump, BasePydanticVectorStore):
         AutoRegEmbedding
             It raises a `FingerprintError` at its first use if its model is not the
             one that the index was made with.
+
+        Raises
+        ------
+        ModelNotFoundError
+            The model has moved, and no other is named.
         """
         manifest = self._store.manifest
-        chosen = {"model_name": manifest.model, "fingerprint": manifest.fingerprint} | settings
+        model = settings.pop("model_name", None)
+        name = model_of(manifest) if model is None else model
+        chosen = {"fingerprint": manifest.fingerprint, **settings, "model_name": name}
         return AutoRegEmbedding(**chosen)
 
     @property
@@ -279,10 +305,13 @@ class AutoRegVectorStore(FromDump, BasePydanticVectorStore):
     def _read_only(self) -> StoreError:
         options = self._store.options().replace("NEW_DIR", shlex.quote(self.place))
         options = options.replace("NEW_NAME", shlex.quote(self.collection))
+        model = self._store.manifest.model
+        if model != DEFAULT:
+            options += f" --model {shlex.quote(model)}"
         return StoreError(
-            f"{self.place} cannot be changed through LlamaIndex: change the files of its corpus "
-            f"and run 'python -m autoreg_rag.index CORPUS {options}' again, which adds, replaces "
-            "and removes"
+            f"{shown_place(self.place)} cannot be changed through LlamaIndex: change the files of "
+            f"its corpus and run 'python -m autoreg_rag.index CORPUS {options}' again, with the "
+            "options that it was made with: that adds, replaces and removes"
         )
 
 
