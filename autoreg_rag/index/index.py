@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from autoreg_rag.corpus.readers.encoding import storable
 from autoreg_rag.corpus.records import Hit
-from autoreg_rag.errors import ModelError, ModelNotFoundError
+from autoreg_rag.errors import ModelNotFoundError
+from autoreg_rag.files import is_there
 from autoreg_rag.fusion import DEFAULT_ALPHA, check_alpha
 from autoreg_rag.index.hybrid import HybridSearch
 from autoreg_rag.stores import check_fingerprint, open_store
-from autoreg_rag.stores.base import Store, Where
+from autoreg_rag.stores.base import Manifest, Store, Where
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
 
 if TYPE_CHECKING:
@@ -74,22 +75,16 @@ class Index:
             There is no index, or it cannot be opened.
         FingerprintError
             The index was made by another model.
+        ModelError
+            The model cannot be found or loaded.
         """
         store = open_store(place, api_key=api_key, collection=collection)
         try:
             if model is None or isinstance(model, str):
                 from autoreg_rag.model import AutoRegModel  # takes seconds; there is an index
 
-                named = store.manifest.model if model is None else model
-                try:
-                    model = AutoRegModel.from_pretrained(named, device=device, dtype=dtype)
-                except ModelNotFoundError as error:
-                    if model is not None:
-                        raise
-                    raise ModelError(
-                        f"the model that made the index: {error}; if it has moved, "
-                        "name it (--model)"
-                    ) from error
+                named = model_of(store.manifest) if model is None else model
+                model = AutoRegModel.from_pretrained(named, device=device, dtype=dtype)
             return cls(store, model)
         except BaseException:
             store.close()
@@ -160,3 +155,20 @@ class Index:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def model_of(manifest: Manifest) -> str:
+    """Return the name of the model that made an index.
+
+    Raises
+    ------
+    ModelNotFoundError
+        It is the path of a folder or file that is not there any more.
+    """
+    name = manifest.model
+    if Path(name).is_absolute() and not is_there(Path(name)):
+        raise ModelNotFoundError(
+            f"the model that made the index is not at {name} any more: if it has moved, name it "
+            "(--model, or model_name=...)"
+        )
+    return name

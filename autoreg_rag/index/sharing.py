@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary, finalize
 
-from autoreg_rag.errors import ModelNotFoundError, StoreError
-from autoreg_rag.files import is_there
-from autoreg_rag.index.index import Index
+from autoreg_rag.errors import StoreError
+from autoreg_rag.index.index import Index, model_of
 from autoreg_rag.sharing import SharedModel
-from autoreg_rag.stores import Manifest, open_store
+from autoreg_rag.stores import open_store
 from autoreg_rag.stores.names import COLLECTION, DATABASE, DEFAULT_PLACE
 
 Result = TypeVar("Result")
@@ -126,23 +125,6 @@ class SharedIndex:
                     raise
                 opened = _all_opened[key] = _Opened(index, model)
             return opened
-
-
-def model_of(manifest: Manifest) -> str:
-    """Return the name of the model that made an index.
-
-    Raises
-    ------
-    ModelNotFoundError
-        It is the path of a folder or file that is not there any more.
-    """
-    name = manifest.model
-    if Path(name).is_absolute() and not is_there(Path(name)):
-        raise ModelNotFoundError(
-            f"the model that made the index is not at {name} any more: if it has moved, name it "
-            "(model_name=...)"
-        )
-    return name
 
 
 def shown_place(place: str) -> str:

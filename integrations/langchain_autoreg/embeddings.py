@@ -8,7 +8,7 @@ from typing import Any
 
 from langchain_core.embeddings import Embeddings
 
-from autoreg_rag.index.sharing import model_of
+from autoreg_rag.index.index import model_of
 from autoreg_rag.model import AutoRegModel
 from autoreg_rag.stores import full_place, open_store
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
