@@ -46,6 +46,8 @@ def _explain(error: OSError | sqlite3.Error, folder: Path) -> StoreError:
         return damaged(folder, text)
     if "unable to open" in text:
         return StoreError(f"{folder} cannot be opened: check that it is readable")
+    if "closed database" in text:
+        return StoreError(f"{folder} was closed: open it again")
     if "locked" in text:
         return StoreError(f"another process keeps {folder} busy: try again when it is done")
     return StoreError(f"{folder}: {text}")

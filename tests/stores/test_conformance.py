@@ -353,7 +353,7 @@ def test_a_store_that_was_closed_says_so(filled, folder):
     with open_store(folder) as store:
         store.close()
         for use in (lambda: len(store), lambda: store.search(vectors(1), 3)):
-            with pytest.raises(StoreError, match="closed"):
+            with pytest.raises(StoreError, match="was closed: open it again"):
                 use()
 
 
