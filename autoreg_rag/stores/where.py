@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from autoreg_rag.corpus.readers.encoding import storable
 from autoreg_rag.corpus.records import Chunk, Scalar
 from autoreg_rag.errors import StoreError
 from autoreg_rag.stores.base import Where
@@ -53,7 +54,7 @@ def conditions(where: Where | None) -> list[Condition]:
             if isinstance(value, bool):
                 condition.flags.append(value)
             elif isinstance(value, str):
-                condition.texts.append(value)
+                condition.texts.append(storable(value))  # as readers leave it; SQLite cuts at NUL
             elif isinstance(value, int | float) and _is_finite(key, value):
                 condition.numbers.append(value)
             else:

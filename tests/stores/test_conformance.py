@@ -116,6 +116,7 @@ def test_a_query_finds_the_same_alone_and_among_others(shelf):
         {"page": True},
         {"page": "3"},
         {"title": "naïve café"},
+        {"title": "plain\0"},
         {"title": ["plain", "漢字かな"], "draft": False},
         {"odd.key \\[0] $'%ü": "y"},
         {"source": "docs/a.md", "page": [1, 2], "draft": True},
