@@ -28,7 +28,7 @@ from autoreg_rag.base import (
     weight_files,
 )
 from autoreg_rag.device import choose_device, choose_dtype
-from autoreg_rag.errors import ModelError, first_line
+from autoreg_rag.errors import ModelError, as_model_error
 from autoreg_rag.head import Head, measured_scale
 from autoreg_rag.lora import fuse
 
@@ -118,12 +118,8 @@ class Backbone:
         model.generation_config = greedy_settings(model.generation_config, tokenizer)
         backbone = cls(name, model, tokenizer, base_hash or hash_of_base(folder, files))
         if name != pretrained.DEFAULT_BASE.name:  # which is known to be one
-            try:
+            with as_model_error(f"{folder} cannot be used"):
                 backbone._try()
-            except MemoryError:
-                raise
-            except Exception as error:  # whatever an architecture lacks
-                raise ModelError(f"{folder} cannot be used: {first_line(error)}") from error
         return backbone
 
     @torch.inference_mode()
@@ -157,22 +153,15 @@ class Backbone:
         file = folder / "adapter_model.safetensors"
         if not file.is_file():  # peft would take a pickle, or ask a hub
             raise ModelError(f"the adapter in {folder} cannot be used: there is no {file.name}")
-        try:
+        with as_model_error(f"the adapter in {folder} cannot be used"), warnings.catch_warnings():
             with safe_open(file, "pt") as parts:
                 names = set(parts.keys())
-            with warnings.catch_warnings():
-                # peft asks transformers a question by a name that goes away in version 6.
-                warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-                # In the LLM's own format: a mixture costs a conversion of all activations.
-                adapted = PeftModel.from_pretrained(
-                    self.language_model, folder, autocast_adapter_dtype=False
-                )
-        except MemoryError:
-            raise
-        except Exception as error:  # a damaged file can be wrong in any way
-            raise ModelError(
-                f"the adapter in {folder} cannot be used: {first_line(error)}"
-            ) from error
+            # peft asks transformers a question by a name that goes away in version 6.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            # In the LLM's own format: a mixture costs a conversion of all activations.
+            adapted = PeftModel.from_pretrained(
+                self.language_model, folder, autocast_adapter_dtype=False
+            )
         kinds = {settings.peft_type for settings in adapted.peft_config.values()}
         if kinds != {PeftType.LORA}:
             raise ModelError(f"the adapter in {folder} cannot be used: it is not of the type LORA")

@@ -17,7 +17,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from autoreg_rag import pretrained
 from autoreg_rag.config import read_config
-from autoreg_rag.errors import ModelError, ModelNotFoundError, first_line
+from autoreg_rag.errors import ModelError, ModelNotFoundError, as_model_error, first_line
 from autoreg_rag.files import expanded, is_there, sha256
 from autoreg_rag.gguf_file import converted_folder, dequantised, source_hash
 
@@ -130,7 +130,7 @@ def read_model(folder: Path, dtype: torch.dtype, attention: str | None) -> PreTr
     ModelError
         They are damaged, incomplete, or not of a causal LM.
     """
-    try:
+    with as_model_error(f"{folder} cannot be loaded as a causal LM"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
@@ -139,12 +139,6 @@ def read_model(folder: Path, dtype: torch.dtype, attention: str | None) -> PreTr
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged file can be wrong in any way
-        raise ModelError(
-            f"{folder} cannot be loaded as a causal LM: {first_line(error)}"
-        ) from error
     model: PreTrainedModel = loaded[0]
     # transformers would go on with random numbers in the place of what is missing.
     lacking = [loaded[1][kind] for kind in ("missing_keys", "mismatched_keys")]

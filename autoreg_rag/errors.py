@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class AutoRegError(Exception):
     """Something that the user can mend; its message is one line that says how.
@@ -37,6 +40,28 @@ class FingerprintError(StoreError):
 
 class EvaluationError(AutoRegError):
     """An evaluation set is missing or malformed."""
+
+
+@contextmanager
+def as_model_error(what: str) -> Iterator[None]:
+    """Turn whatever a library raises for a model that is damaged or does not fit into our error.
+
+    Parameters
+    ----------
+    what
+        What cannot be done, in front of the library's words.
+
+    Raises
+    ------
+    ModelError
+        The block raised an exception, other than for want of memory.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{what}: {first_line(error)}") from error
 
 
 def first_line(error: Exception) -> str:

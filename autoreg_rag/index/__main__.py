@@ -102,7 +102,7 @@ def index(
 
     from autoreg_rag.index.gone import check_gone, known_corpora
     from autoreg_rag.index.places import is_index, kept_if_used
-    from autoreg_rag.stores import check_url, create_store, open_store
+    from autoreg_rag.stores import check_url, create_store, open_store, shown_place
     from autoreg_rag.stores.base import Manifest
 
     if url and out:
@@ -157,20 +157,11 @@ def index(
         with logging_redirect_tqdm():
             summary = indexer.run(*corpus)
     if as_json:
-        cli.print_json({"index": _shown(place), **summary.as_dict()})
+        cli.print_json({"index": shown_place(place), **summary.as_dict()})
     else:
         typer.echo("\n".join(summary.lines()))
     if strict and summary.failed:
         raise CorpusError(f"{summary.failed} could not be read; the first: {summary.failures[0]}")
-
-
-def _shown(place: Path | str) -> str:
-    """Return a place without secrets."""
-    if isinstance(place, Path):
-        return str(place)
-    from autoreg_rag.stores.qdrant.connection import shown
-
-    return shown(place)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary, finalize
 from autoreg_rag.errors import StoreError
 from autoreg_rag.index.index import Index, model_of
 from autoreg_rag.sharing import SharedModel
-from autoreg_rag.stores import open_store
+from autoreg_rag.stores import open_store, shown_place
 from autoreg_rag.stores.names import COLLECTION, DATABASE, DEFAULT_PLACE
 
 Result = TypeVar("Result")
@@ -125,15 +125,6 @@ class SharedIndex:
                     raise
                 opened = _all_opened[key] = _Opened(index, model)
             return opened
-
-
-def shown_place(place: str) -> str:
-    """Return a place as people may read it: a server's address without secrets."""
-    if not place.startswith(("http://", "https://")):
-        return place
-    from autoreg_rag.stores.qdrant.connection import shown  # whose client takes long to import
-
-    return shown(place)
 
 
 class _Opened:

@@ -5,7 +5,14 @@ Opening one imports its library, FAISS or Qdrant's client, and not before.
 
 from autoreg_rag.stores.base import FileRecord, Manifest, Store, Vectors, Where
 from autoreg_rag.stores.fingerprint import check_fingerprint
-from autoreg_rag.stores.location import Kind, check_url, create_store, full_place, open_store
+from autoreg_rag.stores.location import (
+    Kind,
+    check_url,
+    create_store,
+    full_place,
+    open_store,
+    shown_place,
+)
 
 __all__ = [
     "FileRecord",
@@ -19,4 +26,5 @@ __all__ = [
     "create_store",
     "full_place",
     "open_store",
+    "shown_place",
 ]

@@ -137,6 +137,16 @@ def full_place(location: Path | str) -> str:
     return str(place.resolve()) if isinstance(place, Path) else place
 
 
+def shown_place(location: Path | str) -> str:
+    """Return a place as people may read it: a server's URL without secrets."""
+    place = _place(location)
+    if isinstance(place, Path):
+        return str(location)
+    from autoreg_rag.stores.qdrant.connection import shown  # whose client takes long to import
+
+    return shown(place)
+
+
 def _check_collection(name: str) -> None:
     if name != COLLECTION:
         raise StoreError(f"--collection {name} goes with Qdrant only: a FAISS folder is one index")

@@ -19,9 +19,9 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 from autoreg_rag.corpus.records import Hit, Scalar
 from autoreg_rag.fusion import DEFAULT_ALPHA
 from autoreg_rag.index.index import Index
-from autoreg_rag.index.sharing import SharedIndex, shown_place
+from autoreg_rag.index.sharing import SharedIndex
 from autoreg_rag.scores import Score
-from autoreg_rag.stores import full_place
+from autoreg_rag.stores import full_place, shown_place
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
 from autoreg_rag.stores.where import SOURCE
 from langchain_autoreg.rerankers import (

@@ -32,9 +32,8 @@ from autoreg_rag.errors import StoreError
 from autoreg_rag.fusion import DEFAULT_ALPHA
 from autoreg_rag.index.hybrid import HybridSearch, best
 from autoreg_rag.index.index import model_of
-from autoreg_rag.index.sharing import shown_place
 from autoreg_rag.model import DEFAULT
-from autoreg_rag.stores import Store, Vectors, Where, full_place, open_store
+from autoreg_rag.stores import Store, Vectors, Where, full_place, open_store, shown_place
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
 from autoreg_rag.stores.where import SOURCE, matches
 from llama_index.embeddings.autoreg import AutoRegEmbedding
