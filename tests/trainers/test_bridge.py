@@ -57,7 +57,9 @@ def test_the_fit_is_the_ridge_regression_written_plainly(tiny_folders, family, t
     squares = inputs.T @ inputs
     squares += RIDGE * np.diag(squares).mean() * np.eye(len(squares))
     matrix = np.linalg.solve(squares, inputs.T @ outputs)
-    length = embeddings.weight.double().norm(dim=-1).mean().item()
+    # As the decoder reads them: Gemma's embeddings are not their weight.
+    tokens = embeddings(torch.arange(len(embeddings.weight))).double().detach()
+    length = tokens.norm(dim=-1).mean().item()
     matrix *= length / np.linalg.norm(apart_ @ matrix, axis=-1).mean()
 
     neck = model.neck

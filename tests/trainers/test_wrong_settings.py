@@ -131,6 +131,22 @@ def test_a_run_that_diverges_is_ended(refusal, options, tmp_path):
     assert all(value.isfinite().all() for value in trained(tmp_path / "run").values())
 
 
+def test_a_checkpoint_that_the_disk_has_no_room_for_is_named(refusal, here, options, tmp_path):
+    """The optimizer's state is what a checkpoint's largest file holds, and torch writes it."""
+    resource = pytest.importorskip("resource")
+    kind = resource.RLIMIT_FSIZE  # a file that is too large fails as one on a full disk does
+    soft, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (48 << 10, hard))
+    try:
+        line = refusal("ic", *options, "--save-steps", 1)
+    finally:
+        resource.setrlimit(kind, (soft, hard))
+    assert str(tmp_path / "run" / "checkpoints") in line
+    assert "--resume" in line
+    status, _, errors = here("ic", *options, "--resume", "yes")
+    assert status == 0, errors
+
+
 def test_one_process_trains_on_one_gpu_the_first(refusal, options, monkeypatch, tmp_path):
     monkeypatch.setattr(training, "choose_device", lambda device: torch.device(device))
     line = refusal("ic", *options, "--device", "cuda:1")

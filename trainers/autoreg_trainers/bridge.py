@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from autoreg_rag.backbone import Backbone
 from autoreg_rag.batching import length_buckets
 from autoreg_rag.model import AutoRegModel
 from autoreg_trainers.data import DataError
@@ -67,12 +68,20 @@ def fit_bridge(
     squares = inputs.T @ inputs
     squares.diagonal().add_(RIDGE * squares.diagonal().mean())
     matrix = torch.linalg.solve(squares, inputs.T @ outputs)
-    length = model.backbone.input_weight.float().norm(dim=-1).mean()
     neck = model.neck
     neck.bridge_start.copy_(start.expand_as(neck.bridge_start))
     neck.bridge_center.copy_(center)
+    length = _token_length(model.backbone)
     neck.bridge_matrix.copy_(matrix * length / (apart @ matrix).norm(dim=-1).mean())
     logger.info("the bridge is fitted to %d rows", len(contexts))
+
+
+def _token_length(backbone: Backbone) -> Tensor:
+    """Return the mean length of a token's input vector."""
+    # Of the vectors as the decoder reads them: Gemma's are its table's times sqrt(d).
+    ids = torch.arange(len(backbone.input_weight), device=backbone.device)
+    length: Tensor = backbone.embed(ids).float().norm(dim=-1).mean()
+    return length
 
 
 def _share(part: Tensor, whole: Tensor) -> float:

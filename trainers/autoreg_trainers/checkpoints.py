@@ -7,12 +7,17 @@ import logging
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from autoreg_rag.errors import ModelError
 from autoreg_rag.files import write_whole
 
 COMPLETE_FILE = "complete"
 """Written last: a checkpoint without it was cut off. It holds the sizes of the others."""
+
+_UNWRITTEN = ("inline_container", "iostream")
+"""What torch says, by a RuntimeError, of a file that it cannot write to its end."""
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -27,6 +32,26 @@ def last_checkpoint(folder: Path) -> Path | None:
 def steps_done(checkpoint: Path) -> int:
     """Return after how many steps a checkpoint was written."""
     return int(checkpoint.name.rpartition("-")[2])
+
+
+@contextmanager
+def unwritten_named(folder: str | Path | None) -> Iterator[None]:
+    """Say in one line that a checkpoint inside the block could not be written.
+
+    Raises
+    ------
+    ModelError
+        torch could not write a file to its end.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(part in str(error) for part in _UNWRITTEN):
+            raise
+        raise ModelError(
+            f"a checkpoint cannot be written into {folder}, whose disk may be full: make room, "
+            "and go on with --resume"
+        ) from error
 
 
 def mark_complete(checkpoint: Path) -> None:

@@ -31,6 +31,7 @@ from autoreg_trainers.checkpoints import (
     last_checkpoint,
     mark_complete,
     steps_done,
+    unwritten_named,
 )
 from autoreg_trainers.objectives import Objective, Outcome
 from autoreg_trainers.objectives.objective import Row
@@ -368,7 +369,8 @@ class AutoRegTrainer(Trainer):
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        with unwritten_named(self.args.output_dir):
+            super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # each process writes a part
         if self.args.should_save:
             folder = Path(str(self.args.output_dir))

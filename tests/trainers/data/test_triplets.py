@@ -36,6 +36,27 @@ def test_columns_hold_the_ids_of_the_bare_texts(tiny_model: AutoRegModel, write:
     }
 
 
+def test_what_answers_a_query_in_another_row_is_no_negative_of_it(
+    tiny_model: AutoRegModel, write: Write, ids: Ids, caplog: pytest.LogCaptureFixture
+):
+    rows = [
+        {"query": "q", "pos": "a", "neg": ["x", "b", "q"]},
+        {"query": "q", "pos": "b", "neg": ["a"]},
+        {"query": "r", "pos": "c", "neg": ["a", "b"]},
+        {"query": "s", "pos": "d"},
+    ]
+    path = write("a.jsonl", rows)
+    found = {tuple(row["positive"]): row["negatives"] for row in load(tiny_model, path)}
+    expected = {"a": ["x"], "b": [], "c": ["a", "b"], "d": []}
+    assert found == {
+        tuple(ids(positive)): [ids(text) for text in negatives]
+        for positive, negatives in expected.items()
+    }
+    assert any(f"{path}: 3 of 6 negatives" in text for text in caplog.messages)
+    other = write("b.jsonl", [{"query": "t", "pos": "e", "neg": ["x"]}])
+    assert len(load(tiny_model, path, other)) == 5
+
+
 def test_several_positives_give_several_rows(tiny_model: AutoRegModel, write: Write, ids: Ids):
     rows = load(
         tiny_model, write("a.jsonl", [{"query": "q", "pos": ["a", "b", "a"], "neg": ["b", "c"]}])
@@ -120,10 +141,11 @@ def test_long_texts_are_cut_where_the_encoder_cuts_them(
     tiny_model: AutoRegModel, write: Write, ids: Ids
 ):
     text = "word " * 1000
-    (row,) = load(tiny_model, write("a.jsonl", [{"query": text, "pos": text, "neg": [text + "."]}]))
+    (row,) = load(tiny_model, write("a.jsonl", [{"query": text, "pos": text, "neg": ["." + text]}]))
     limit = tiny_model.encoder.truncation.limit
     assert limit < len(ids(text))
-    assert row["query"] == row["positive"] == row["negatives"][0] == ids(text)[:limit]
+    assert row["query"] == row["positive"] == ids(text)[:limit]
+    assert row["negatives"] == [ids("." + text)[:limit]]
 
 
 def test_texts_that_cannot_be_utf8_are_read_like_everywhere(

@@ -1,8 +1,10 @@
-"""The hash that binds numbers computed for rows, such as reference scores, to these rows."""
+"""Hashes of token ids: of all rows, to bind computed numbers to them, and of each text."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -31,6 +33,14 @@ def rows_hash(dataset: Dataset) -> str:
     for name in names:
         whole.update(f"\0{name}\0".encode() + lengths[name].digest() + digests[name].digest())
     return whole.hexdigest()
+
+
+def digests(column: pa.ChunkedArray) -> Iterator[bytes]:
+    """Yield a digest of the token ids of each text."""
+    for chunk in column.chunks:
+        ids, offsets = chunk.values.to_numpy(), chunk.offsets.to_numpy()
+        for start, end in pairwise(offsets):
+            yield hashlib.blake2b(ids[start:end].tobytes(), digest_size=16).digest()
 
 
 def _counts(kind: Any) -> bool:

@@ -6,12 +6,11 @@ import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
-from itertools import pairwise
 
-import pyarrow as pa
 from datasets import Dataset
 
 from autoreg_trainers.data.errors import DataError
+from autoreg_trainers.data.hashing import digests
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ def held_back(dataset: Dataset, rows: int, seed: int) -> tuple[Dataset, Dataset]
         if not held:
             raise DataError(
                 f"no {rows} rows can be held back: in each smaller part a group or a text "
-                "is also in the rest"
+                "is also in the rest; set held_back to 0, or max_group if groups are topics"
             )
         if len(held) < rows:
             logger.warning(
@@ -110,12 +109,5 @@ def _marks(dataset: Dataset) -> Iterator[tuple[str, tuple[bytes, ...]]]:
     names = [name for name in _TEXTS if name in dataset.column_names]
     for table in dataset.select_columns(["group", *names]).with_format("arrow").iter(_BATCH_ROWS):
         groups = table.column("group").to_pylist()
-        texts = zip(*(_digests(table.column(name)) for name in names), strict=True)
+        texts = zip(*(digests(table.column(name)) for name in names), strict=True)
         yield from zip(groups, texts, strict=True)
-
-
-def _digests(column: pa.ChunkedArray) -> Iterator[bytes]:
-    for chunk in column.chunks:
-        ids, offsets = chunk.values.to_numpy(), chunk.offsets.to_numpy()
-        for start, end in pairwise(offsets):
-            yield hashlib.blake2b(ids[start:end].tobytes(), digest_size=16).digest()
