@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -140,6 +140,20 @@ class Chat:
         tokenizer = Tokenizer.from_str(self._model.backbone.tokenizer.backend_tokenizer.to_str())
         tokenizer.encode_special_tokens = False
         return tokenizer
+
+
+def reply_options(asked: Mapping[str, Any], longest: int) -> dict[str, Any]:
+    """Return the options of `Chat.reply` by the keywords of a framework's call.
+
+    Parameters
+    ----------
+    asked
+        Keywords, of which ``max_new_tokens`` and ``stop`` count; None is as good as none.
+    longest
+        ``max_new_tokens`` where the call does not say.
+    """
+    tokens = asked.get("max_new_tokens")
+    return {"max_new_tokens": longest if tokens is None else tokens, "stop": asked.get("stop")}
 
 
 def _checked(stop: object) -> list[str]:

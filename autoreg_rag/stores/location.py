@@ -138,13 +138,19 @@ def full_place(location: Path | str) -> str:
 
 
 def shown_place(location: Path | str) -> str:
-    """Return a place as people may read it: a server's URL without secrets."""
+    """Return a place as people may read it: a server's URL without secrets.
+
+    Of a URL that is none only the scheme: who can tell what in it is secret?
+    """
     place = _place(location)
     if isinstance(place, Path):
         return str(location)
     from autoreg_rag.stores.qdrant.connection import shown  # whose client takes long to import
 
-    return shown(place)
+    try:
+        return shown(place)
+    except ValueError:
+        return f"{place.partition('://')[0]}://..."
 
 
 def _check_collection(name: str) -> None:

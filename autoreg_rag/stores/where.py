@@ -40,17 +40,20 @@ def conditions(where: Where | None) -> list[Condition]:
     Raises
     ------
     StoreError
-        If a value is neither text, nor a finite number, nor true or false; or the
-        filter is no mapping.
+        If a value is neither text, nor a finite number, nor true or false; a key is
+        no text; or the filter is no mapping.
     """
     if where is not None and not isinstance(where, Mapping):
         raise StoreError(f"a filter gives values by key, and {where!r} does not")
     found = []
     for key, wanted in (where or {}).items():
-        condition = Condition(key)
-        if isinstance(wanted, str) or not isinstance(wanted, Sequence):
-            wanted = [wanted]
-        for value in wanted:
+        if not isinstance(key, str):
+            raise StoreError(f"cannot filter by the key {key!r}: use text")
+        condition = Condition(storable(key))  # as readers leave keys, too
+        values: Sequence[object] = [wanted]
+        if isinstance(wanted, Sequence) and not isinstance(wanted, str | bytes):
+            values = wanted
+        for value in values:
             if isinstance(value, bool):
                 condition.flags.append(value)
             elif isinstance(value, str):

@@ -18,7 +18,7 @@ from langchain_core.messages import (
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from pydantic import ConfigDict, Field
 
-from autoreg_rag.chat import MAX_NEW_TOKENS, Chat, Message
+from autoreg_rag.chat import MAX_NEW_TOKENS, Chat, Message, reply_options
 from autoreg_rag.model import AutoRegModel
 from langchain_autoreg.settings import ModelSettings
 
@@ -125,12 +125,11 @@ class AutoRegChat(ModelSettings, BaseChatModel):
     ) -> Callable[[AutoRegModel], str]:
         """Return what is to be done with the model, by the keywords of the call."""
         turns = [_turn(message) for message in messages]
-        asked_for = asked.get("max_new_tokens")
-        most = self.max_new_tokens if asked_for is None else asked_for
+        options = reply_options({**asked, "stop": stop}, self.max_new_tokens)
 
         def reply(model: AutoRegModel) -> str:
             chat = self._model().keep(Chat, lambda: Chat(model))
-            return chat.reply(turns, max_new_tokens=most, stop=stop)
+            return chat.reply(turns, **options)
 
         return reply
 

@@ -20,6 +20,7 @@ from autoreg_rag.corpus.records import Hit, Scalar
 from autoreg_rag.fusion import DEFAULT_ALPHA
 from autoreg_rag.index.index import Index
 from autoreg_rag.index.sharing import SharedIndex
+from autoreg_rag.model import full_name
 from autoreg_rag.scores import Score
 from autoreg_rag.stores import full_place, shown_place
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
@@ -30,7 +31,7 @@ from langchain_autoreg.rerankers import (
     AutoRegReranker,
     check_question,
 )
-from langchain_autoreg.settings import LoadSettings, ModelName, Place, pop_model
+from langchain_autoreg.settings import MODEL_NAMES, LoadSettings, ModelName, Place, pop_model
 
 Conditions = dict[str, Scalar | list[Scalar]]
 """Values that ``source`` or metadata must have: one, or any of several."""
@@ -121,6 +122,11 @@ class AutoRegRetriever(LoadSettings, BaseRetriever):
         changed = dict(update or {})
         if "place" in changed:
             changed["place"] = full_place(changed["place"])
+        if changed.keys() & MODEL_NAMES:
+            name = pop_model(changed)
+            changed["model_name"] = None if name is None else full_name(name)
+        if isinstance(key := changed.get("api_key"), str):
+            changed["api_key"] = SecretStr(key)
         copied = super().model_copy(update=changed, deep=deep)
         copied.model_post_init(None)
         return copied

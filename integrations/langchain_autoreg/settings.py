@@ -24,6 +24,9 @@ def _found_from_anywhere(place: Any) -> Any:
     return full_place(place) if isinstance(place, str | Path) else place
 
 
+MODEL_NAMES = ("model", "model_name")
+"""Both names of the field that names a model."""
+
 Place = Annotated[str, BeforeValidator(_found_from_anywhere)]
 """The absolute path of an index's folder, or the URL of a Qdrant server."""
 
@@ -68,6 +71,10 @@ class LoadSettings(BaseModel):
         """Return the settings that differ from their defaults, by name."""
         return self.model_dump(include=set(LoadSettings.model_fields), exclude_none=True)
 
+    def copy(self, **how: Any) -> Self:
+        """Return what `model_copy` does; pydantic's older method would keep model and index."""
+        return self.model_copy(**how)
+
 
 class ModelSettings(LoadSettings):
     """A component that works with a model, which it loads when it first needs it."""
@@ -88,8 +95,8 @@ class ModelSettings(LoadSettings):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy; with other settings of the model it finds its own."""
         changed = dict(update or {})
-        if "model_name" in changed:
-            changed["model_name"] = full_name(changed["model_name"])
+        if changed.keys() & MODEL_NAMES:
+            changed["model_name"] = full_name(pop_model(changed))
         copied = super().model_copy(update=changed, deep=deep)
         if changed.keys() & ModelSettings.model_fields.keys():
             copied._shared = None
@@ -114,5 +121,5 @@ class ModelSettings(LoadSettings):
 
 def pop_model(settings: dict[str, Any]) -> Any:
     """Take the model out of keyword arguments, by either name; None if there is none."""
-    names = [settings.pop(name, None) for name in ("model", "model_name")]
+    names = [settings.pop(name, None) for name in MODEL_NAMES]
     return next((name for name in names if name is not None), None)

@@ -1,4 +1,7 @@
-"""A copy finds the model that its own fields name, and loads it once, in both frameworks."""
+"""A copy finds the model that its own fields name, and loads it once, in both frameworks.
+
+A retriever's copy finds its index, too.
+"""
 
 import shutil
 from pathlib import Path
@@ -7,7 +10,8 @@ import pytest
 
 from autoreg_rag.errors import FingerprintError
 from autoreg_rag.model import AutoRegModel
-from langchain_autoreg import AutoRegEmbeddings
+from autoreg_rag.stores import Manifest, create_store
+from langchain_autoreg import AutoRegEmbeddings, AutoRegRetriever
 from llama_index.embeddings.autoreg import AutoRegEmbedding
 
 WAYS = [
@@ -73,3 +77,36 @@ def test_a_copy_that_names_no_fingerprint_takes_the_model_as_it_is(make, embed, 
     assert embed(anew, "text") == embed(make(**how), "text")
     with pytest.raises(FingerprintError):
         embed(first, "text")
+
+
+@pytest.mark.parametrize(("make", "embed"), WAYS)
+def test_pydantics_older_way_to_copy_gives_the_same(make, embed, how, other_folder):
+    first = make(**how)
+    expected = embed(first, "text")
+    other = first.copy(update={"model_name": str(other_folder)})
+    assert embed(other, "text") == embed(make(**how | {"model_name": str(other_folder)}), "text")
+    assert embed(first.copy(), "text") == embed(first.copy(deep=True), "text") == expected
+
+
+def test_langchains_may_name_the_model_by_either_name(how, other_folder):
+    first = AutoRegEmbeddings(**how)
+    other = first.model_copy(update={"model": other_folder})
+    assert other.model_name == str(other_folder)
+    assert other.embed_query("text") != first.embed_query("text")
+
+
+@pytest.mark.parametrize("copied", [AutoRegRetriever.model_copy, AutoRegRetriever.copy])
+def test_a_retrievers_copy_takes_what_its_class_takes(copied, make_index, model, beside, tmp_path):
+    manifest = Manifest(model.fingerprint(), model.reference, model.dimension)
+    create_store("faiss", tmp_path / "empty", manifest).close()
+    place = make_index("faiss", model, tmp_path)
+    with AutoRegRetriever(place=place, dtype="float32", device="cpu") as retriever:
+        with copied(retriever, update={"place": "empty", "api_key": "s3cret"}) as other:
+            assert other.api_key.get_secret_value() == "s3cret"
+            assert "s3cret" not in repr(other)
+            assert other.invoke("text") == []
+        assert retriever.invoke("text")
+        for name in ("model", "model_name"):
+            with pytest.raises(FingerprintError, match=str(beside)):
+                copied(retriever, update={name: "model"})
+        assert copied(retriever, update={"model": None}).invoke("text")

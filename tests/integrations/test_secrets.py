@@ -60,3 +60,13 @@ def test_a_retriever_of_langchain(url):
     with pytest.raises(StoreError, match="was closed") as caught:
         retriever.invoke("bread")
     assert_no_secret(str(caught.value), url)
+
+
+@pytest.mark.parametrize("kind", [AutoRegRetriever, AutoRegVectorStore])
+def test_one_that_could_not_be_made_can_be_shown_by_who_reports_its_error(kind):
+    with pytest.raises(StoreError, match="not the address of a Qdrant server") as caught:
+        kind(place="http://user:s3cret@")
+    found = [entry.frame.f_locals.get("self") for entry in caught.traceback]
+    shown = {repr(one) for one in found if isinstance(one, kind)}
+    assert len(shown) == 1
+    assert "place='http://...'" in shown.pop()

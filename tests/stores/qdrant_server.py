@@ -2,6 +2,7 @@
 
 import json
 import threading
+import uuid
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from urllib.parse import urlsplit
 
@@ -98,6 +99,8 @@ class StrictServer(Server):
                     "use a different filter."
                 )
         match method, rest:
+            case "POST", ["points"] if odd := [id_ for id_ in body["ids"] if not _is_id(id_)]:
+                return 400, f"Format error in JSON body: value {odd[0]} is not a valid point ID"
             case "PUT", ["index"]:
                 indexed[body["field_name"]] = body["field_schema"]
                 return 200, {"operation_id": 0, "status": "completed"}
@@ -137,6 +140,13 @@ class StrictServer(Server):
             case "POST", "facet":
                 return client.facet(name, body["key"], _filter(body), limit=body["limit"])
         raise AssertionError(f"nobody has asked this before: {method} {name} {what} {body}")
+
+
+def _is_id(value):
+    try:
+        return isinstance(value, int) or bool(uuid.UUID(value))
+    except ValueError:
+        return False
 
 
 def _filtered(body):

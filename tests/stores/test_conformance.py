@@ -133,7 +133,7 @@ def test_finds_only_chunks_that_meet_the_filter(shelf, where):
 
 
 @pytest.mark.parametrize(
-    "value", [None, float("nan"), [10**400], [-(10**5000)], [["x"]], {"a": 1}.items()]
+    "value", [None, float("nan"), [10**400], [-(10**5000)], [["x"]], {"a": 1}.items(), b"3"]
 )
 def test_refuses_a_filter_that_means_nothing(shelf, value):
     store, _ = shelf
@@ -141,6 +141,18 @@ def test_refuses_a_filter_that_means_nothing(shelf, value):
         store.search(vectors(1), 5, {"page": value})
     with pytest.raises(StoreError, match="values by key"):
         store.search(vectors(1), 5, "page=1")
+    for key in (3, None, b"page"):
+        with pytest.raises(StoreError, match=f"cannot filter by the key {key}: use text"):
+            store.search(vectors(1), 5, {key: 1})
+
+
+@pytest.mark.parametrize("key", ["odd\0key", "odd\ud800key"])
+def test_a_filters_key_is_read_as_metadata_is_stored(store, key):
+    chunk = replace(chunks("docs/a", 1)[0], metadata={"odd\ufffdkey": 1})
+    store.add([chunk], vectors(1), "1")
+    (hits,) = store.search(vectors(1), 9, {key: 1})
+    assert [hit.chunk for hit in hits] == [chunk]
+    assert matches(chunk, {key: 1})
 
 
 def test_an_empty_store_finds_nothing(store, oracle):
@@ -257,6 +269,10 @@ def test_says_which_ids_are_present(shelf):
     assert store.present([*known, *unknown]) == set(known)
     assert store.present(unknown) == set()
     assert store.present([]) == set()
+    odd = [known[0].upper(), "", "no id of ours", 17]
+    assert store.present([*odd, known[0]]) == {known[0]}
+    with pytest.raises(KeyError, match="no id of ours"):
+        store.get([known[0], "no id of ours"])
 
 
 def test_gives_chunks_by_id_in_the_order_asked(shelf):

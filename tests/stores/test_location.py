@@ -14,6 +14,7 @@ from autoreg_rag.stores import (
     check_url,
     create_store,
     open_store,
+    shown_place,
 )
 from autoreg_rag.stores.faiss.store import FaissStore
 from autoreg_rag.stores.folders import write_lock
@@ -256,3 +257,10 @@ def test_the_command_that_mends_names_the_store_and_all_corpora(folder, kind, co
     corpora = shlex.join(manifest.corpora.values())
     command = f"python -m autoreg_rag.index {corpora} {options} --model 'b m'"
     assert str(caught.value).endswith(command)
+
+
+def test_a_place_is_shown_without_secrets_even_if_it_is_no_address(folder):
+    assert shown_place("https://user:s3cret@host:6333/?token=token") == "https://host:6333"
+    for url in ("http://", "http://user:s3cret@", "http://[s3cret"):
+        assert shown_place(url) == "http://..."
+    assert shown_place(folder) == str(folder)

@@ -112,6 +112,15 @@ def test_strict_mode_lets_documents_be_looked_for(strict):
             assert store.search(vectors(1), 9, {key: "c/a"}) == [[]]
 
 
+def test_what_is_no_id_of_a_chunk_is_not_there(strict):
+    fill_on(strict)
+    known = chunks("c/a", 5)[0]
+    with open_store(strict.url) as store:
+        assert store.present(["no id of ours", known.id]) == {known.id}
+        with pytest.raises(KeyError, match="no id of ours"):
+            store.get([known.id, "no id of ours"])
+
+
 def test_points_of_others_are_not_found_in_strict_mode(strict):
     fill_on(strict)
     payload = {"page_content": "mine", "metadata": {"source": "c/a"}}

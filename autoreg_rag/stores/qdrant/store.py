@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -358,8 +359,9 @@ class QdrantStore(Store):
 
     def _retrieve(self, ids: Sequence[str], with_payload: list[str]) -> Iterator[models.Record]:
         """Yield the chunks that there are of these ids."""
+        ids = [id for id in ids if _is_uuid(id)]  # a server refuses all for any other
         for start in range(0, len(ids), _IDS_AT_ONCE):
-            some = list(ids[start : start + _IDS_AT_ONCE])
+            some = ids[start : start + _IDS_AT_ONCE]
             points = self._call(self._client.retrieve, self._collection, some, with_payload)
             yield from filter(payload.is_chunk, points)
 
@@ -395,3 +397,11 @@ def _make(connection: Connection, manifest: Manifest, collection: str, float16: 
 
 def _chunk(point: models.Record | models.ScoredPoint) -> Chunk:
     return payload.chunk_of(str(point.id), point.payload or {})
+
+
+def _is_uuid(id: str) -> bool:
+    """Whether an id is spelled as those of chunks are."""
+    try:
+        return str(uuid.UUID(id)) == id
+    except (AttributeError, TypeError, ValueError):
+        return False

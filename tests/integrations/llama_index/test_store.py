@@ -252,6 +252,8 @@ class TestRefusals:
             store.query(VectorStoreQuery([0.0] * len(vector)))
         with pytest.raises(ValueError, match="mode 'mmr'"):
             store.query(VectorStoreQuery(vector, mode=VectorStoreQueryMode.MMR))
+        with pytest.raises(ValueError, match="mode 'mmr'"):
+            store.query(VectorStoreQuery(vector, mode="mmr"))
         hybrid = VectorStoreQuery(vector, mode=VectorStoreQueryMode.HYBRID)
         with pytest.raises(ValueError, match="needs the question"):
             store.query(hybrid)

@@ -57,9 +57,10 @@ def test_a_copy_has_the_index_that_its_own_fields_name(
     monkeypatch.chdir(tmp_path)
     with AutoRegVectorStore.from_index(index_folder) as store:
         expected = store.query(query)
-        with store.model_copy(update={"place": "empty"}) as other:
-            assert other.place == str(tmp_path / "empty")
-            assert other.query(query).ids == []
+        for again in (store.model_copy, store.copy):
+            with again(update={"place": "empty"}) as other:
+                assert other.place == str(tmp_path / "empty")
+                assert other.query(query).ids == []
         assert store.query(query) == expected
         assert store.model_copy(update={"place": index_folder}).client is store.client
 

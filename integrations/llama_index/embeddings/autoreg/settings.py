@@ -34,6 +34,10 @@ class FromDump(BaseComponent):
             return {key: value for key, value in data.items() if key != "class_name"}
         return data
 
+    def copy(self, **how: Any) -> Self:
+        """Return what `model_copy` does; pydantic's older method would keep model and index."""
+        return self.model_copy(**how)
+
 
 class ModelSettings(FromDump):
     """A component that works with a model, which it loads when it first needs it.

@@ -27,7 +27,7 @@ from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from llama_index.core.types import Model, TokenAsyncGen
 
 from autoreg_rag.backbone import Backbone
-from autoreg_rag.chat import MAX_NEW_TOKENS, Chat, Message
+from autoreg_rag.chat import MAX_NEW_TOKENS, Chat, Message, reply_options
 from autoreg_rag.errors import ModelError
 from autoreg_rag.model import AutoRegModel
 from llama_index.embeddings.autoreg.settings import ModelSettings
@@ -237,10 +237,8 @@ class AutoRegLLM(ModelSettings, CustomLLM):
         self, messages: list[Message], asked: Mapping[str, Any]
     ) -> Callable[[AutoRegModel], str]:
         """Return what is to be done with the model, by the keywords of the call."""
-        asked_for = asked.get("max_new_tokens")
-        most = self.max_new_tokens if asked_for is None else asked_for
-        stop = asked.get("stop")
-        return lambda model: self._chat(model).reply(messages, max_new_tokens=most, stop=stop)
+        options = reply_options(asked, self.max_new_tokens)
+        return lambda model: self._chat(model).reply(messages, **options)
 
     def _chat(self, model: AutoRegModel) -> Chat:
         return self._model().keep(Chat, lambda: Chat(model))

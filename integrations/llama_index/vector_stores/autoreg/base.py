@@ -186,8 +186,9 @@ class AutoRegVectorStore(FromDump, BasePydanticVectorStore):
         """
         if kwargs:
             raise ValueError(f"the index takes no {', '.join(kwargs)}: use filters or doc_ids")
-        if query.mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.HYBRID):
-            raise ValueError(f"the index cannot be queried in mode '{query.mode.value}'")
+        mode = VectorStoreQueryMode(query.mode)  # a query takes its name as well
+        if mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.HYBRID):
+            raise ValueError(f"the index cannot be queried in mode '{mode.value}'")
         if query.node_ids:
             raise ValueError("the index cannot search among node_ids: use doc_ids or filters")
         question = query.query_str
