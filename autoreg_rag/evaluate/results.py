@@ -26,6 +26,8 @@ class Result:
         Scores by name, between 0 and 1 (correlations: -1 and 1).
     sizes
         How many queries, documents or pairs the set has.
+    p
+        The p-value of the difference from the first system on the set; None where none is told.
     """
 
     task: Task
@@ -33,6 +35,7 @@ class Result:
     system: str
     metrics: Mapping[str, float]
     sizes: Mapping[str, int] = field(default_factory=dict)
+    p: float | None = None
 
 
 def means(results: Iterable[Result]) -> list[Result]:
@@ -53,7 +56,10 @@ def means(results: Iterable[Result]) -> list[Result]:
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """Render a Markdown table per task, means at its end, all scores times 100."""
+    """Render a Markdown table per task, means at its end, all scores times 100.
+
+    A column ``p`` is there if p-values are, of which below 0.05 is often called significant.
+    """
     rows = [*results, *means(results)]
     groups = ([row for row in rows if row.task == task] for task in get_args(Task))
     return "\n\n".join(_table(group) for group in groups if group)
@@ -69,12 +75,14 @@ def to_json(results: Sequence[Result]) -> dict[str, Any]:
 
 def _table(rows: Sequence[Result]) -> str:
     sizes, metrics = list(rows[0].sizes), list(rows[0].metrics)
-    cells = [["set", *sizes, "system", *metrics]]
+    told = ["p"] if any(row.p is not None for row in rows) else []
+    cells = [["set", *sizes, "system", *metrics, *told]]
     for row in rows:
         counts = [str(row.sizes.get(size, "")) for size in sizes]
         scores = [f"{100 * row.metrics[metric]:.2f}" for metric in metrics]
-        cells.append([row.name, *counts, row.system, *scores])
-    numeric = [False, *(True for _ in sizes), False, *(True for _ in metrics)]
+        chance = ["" if row.p is None else f"{row.p:.3f}" for _ in told]
+        cells.append([row.name, *counts, row.system, *scores, *chance])
+    numeric = [False, *(True for _ in sizes), False, *(True for _ in [*metrics, *told])]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rule = [
         "-" * (width - 1) + ":" if right else "-" * width
@@ -98,4 +106,5 @@ def _plain(result: Result) -> dict[str, Any]:
         "system": result.system,
         **result.sizes,
         "metrics": dict(result.metrics),
+        **({} if result.p is None else {"p": result.p}),
     }

@@ -65,9 +65,12 @@ def evaluate_retrieval(
     Returns
     -------
     list of Result
-        One per encoder, then BM25, then one per fusion.
+        One per encoder, then BM25, then one per fusion; each but the first with the
+        p-value of its difference from the first, see `difference`.
     """
-    _ir_measures()  # If it is not installed, this shows before the encoding.
+    # If they are not installed, this shows before the encoding.
+    _ir_measures()
+    _stats()
     runs = [
         (encoder.name, dense_run(dataset, encoder, cut=cut, show_progress=show_progress))
         for encoder in encoders
@@ -77,8 +80,16 @@ def evaluate_retrieval(
         fusions = [(f"{name} + BM25", fused_run(run, lexical)) for name, run in runs]
         runs = [*runs, ("BM25", lexical), *fusions]
     sizes = {"queries": len(dataset.queries), "documents": len(dataset.documents)}
+    (_, first), qrels = runs[0], dataset.qrels
     return [
-        Result("retrieval", dataset.name, name, measure(run, dataset.qrels), sizes)
+        Result(
+            "retrieval",
+            dataset.name,
+            name,
+            measure(run, qrels),
+            sizes,
+            None if run is first else difference(first, run, qrels),
+        )
         for name, run in runs
     ]
 
@@ -133,17 +144,58 @@ def measure(run: Mapping[str, Iterable[str]], qrels: Qrels) -> dict[str, float]:
         "Recall@10": ir.R @ 10,
         "Recall@100": ir.R @ 100,
     }
-    # Ranks instead of scores: the libraries behind ir_measures break ties, each
-    # in its own way, after rounding to single precision.
-    ranks = {
+    values = ir.calc_aggregate(list(measures.values()), qrels, _ranks(run))
+    return {name: float(values[measure]) for name, measure in measures.items()}
+
+
+def difference(
+    run: Mapping[str, Iterable[str]], other: Mapping[str, Iterable[str]], qrels: Qrels
+) -> float | None:
+    """Return the p-value of two runs' difference in nDCG@10.
+
+    By Student's paired t-test over the queries, two-sided: how likely equally good runs would
+    differ at least as much by the choice of the queries. (Smucker, Allan and Carterette, CIKM
+    2007, find it to agree with a randomisation test.)
+
+    Parameters
+    ----------
+    run, other
+        The ids of the documents found for each query, best first.
+    qrels
+        The judgements.
+
+    Returns
+    -------
+    float or None
+        None where no spread can be told: of one query, or where each differs as much.
+    """
+    first, second = (_by_query(one, qrels) for one in (run, other))
+    if len(qrels) < 2 or np.ptp(first - second) == 0:
+        return None
+    return float(_stats().ttest_rel(first, second).pvalue)
+
+
+def _by_query(run: Mapping[str, Iterable[str]], qrels: Qrels) -> NDArray[np.float64]:
+    """Return the nDCG@10 of each query, in the order of the judgements."""
+    ir = _ir_measures()
+    values = ir.iter_calc([ir.nDCG @ 10], qrels, _ranks(run))
+    found = {value.query_id: value.value for value in values}
+    return np.array([found[query] for query in qrels])
+
+
+def _ranks(run: Mapping[str, Iterable[str]]) -> dict[str, dict[str, float]]:
+    """Return ranks for scores: the libraries behind ir_measures break ties each in its own way."""
+    return {
         query: {id_: -float(rank) for rank, id_ in enumerate(ids)} for query, ids in run.items()
     }
-    values = ir.calc_aggregate(list(measures.values()), qrels, ranks)
-    return {name: float(values[measure]) for name, measure in measures.items()}
 
 
 def _ir_measures() -> ModuleType:
     return require("ir_measures", "autoreg-rag[eval]")
+
+
+def _stats() -> ModuleType:
+    return require("scipy.stats", "autoreg-rag[eval]")
 
 
 def _found(

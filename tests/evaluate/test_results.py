@@ -50,3 +50,21 @@ def test_json_holds_results_and_means_unscaled():
     }
     assert len(content["results"]) == 5
     assert [mean["system"] for mean in content["means"]] == ["ours", "BM25"]
+
+
+def test_p_values_have_a_column_where_there_are_some():
+    results = [
+        Result("retrieval", "first", "ours", {"nDCG@10": 0.5}),
+        Result("retrieval", "first", "BM25", {"nDCG@10": 0.25}, p=0.0312),
+    ]
+    assert (
+        markdown(results)
+        == """\
+| set   | system | nDCG@10 |     p |
+| ----- | ------ | ------: | ----: |
+| first | ours   |   50.00 |       |
+| first | BM25   |   25.00 | 0.031 |"""
+    )
+    first, second = to_json(results)["results"]
+    assert "p" not in first
+    assert second["p"] == 0.0312

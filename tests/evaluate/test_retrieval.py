@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,7 @@ from autoreg_rag.evaluate.retrieval import (
     DEPTH,
     Run,
     dense_run,
+    difference,
     evaluate_retrieval,
     fused_run,
     lexical_run,
@@ -47,6 +49,34 @@ def test_the_measures_are_what_their_definitions_say(seed: int):
         if chance.random() < 0.8:  # the others found nothing
             run[query] = chance.sample(documents, chance.randint(0, DEPTH))
     assert measure(run, qrels) == pytest.approx(oracle(run, qrels), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_p_value_is_about_that_of_the_exact_randomisation_test(seed: int):
+    """Of runs that are equally good, either could have been the better one of each query."""
+    chance = random.Random(seed)
+    qrels = {f"q{i}": {"right": 1} for i in range(12)}
+    runs = []
+    for best in (1, 1 + seed):  # the further apart, the less by chance
+        places = {query: chance.randint(best, 12) for query in qrels}
+        runs.append({q: ["wrong"] * (place - 1) + ["right"] for q, place in places.items()})
+        for ids in runs[-1].values():
+            ids[:-1] = [f"{id_}{i}" for i, id_ in enumerate(ids[:-1])]
+    first, second = (
+        np.array([oracle({q: run[q]}, {q: qrels[q]})["nDCG@10"] for q in qrels]) for run in runs
+    )
+    signs = np.array(list(itertools.product([1, -1], repeat=len(qrels))))
+    sums = np.abs(signs @ (first - second))
+    exact = np.mean(sums >= abs((first - second).sum()) - 1e-9)
+    assert difference(*runs, qrels) == pytest.approx(exact, abs=0.04)
+    assert difference(*reversed(runs), qrels) == pytest.approx(difference(*runs, qrels))
+
+
+def test_no_p_value_is_told_where_nothing_varies():
+    qrels = {"a": {"x": 1}, "b": {"y": 1}}
+    assert difference({"a": ["x"], "b": ["y"]}, {"a": ["x"], "b": ["y"]}, qrels) is None
+    assert difference({"a": ["x"], "b": ["y"]}, {}, qrels) is None
+    assert difference({"a": ["x"]}, {"a": ["z"]}, {"a": {"x": 1}}) is None
 
 
 def random_set(documents: int, queries: int, *, own: frozenset[str] = frozenset()) -> RetrievalSet:
@@ -148,6 +178,7 @@ def test_each_system_is_measured_on_its_own_run(tmp_path, retrieval_folder, enco
     for result, run in zip(results, [dense, lexical, fused_run(dense, lexical)], strict=True):
         assert result.metrics == pytest.approx(oracle(run, dataset.qrels))
         assert result.sizes == {"queries": 3, "documents": 4}
+        assert result.p == (None if run == dense else difference(dense, run, dataset.qrels))
     assert evaluate_retrieval(dataset, [encoder], bm25=False) == results[:1]
 
 
