@@ -121,6 +121,11 @@ def print_json(content: Any) -> None:
     typer.echo(json.dumps(content, ensure_ascii=not shows_all, indent=2))
 
 
+def shows_progress() -> bool:
+    """Whether somebody watches standard error; in a log, bars would bury the messages."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def quieten() -> None:
     """Keep the progress bars of the libraries that load a model off the terminal."""
     import transformers

@@ -179,9 +179,10 @@ def _as_dict(hit: Hit) -> dict[str, Any]:
 
 def _as_text(rank: int, hit: Hit) -> str:
     chunk = hit.chunk
+    # A record's own field of this name may hold anything.
     page = f", page {chunk.metadata['page']}" if "page" in chunk.metadata else ""
     lines = textwrap.wrap(_printable(chunk.text), WIDTH, max_lines=LINES, placeholder=" ...")
-    place = f"{_printable(chunk.source)}{page} [{chunk.start}:{chunk.end}]"
+    place = f"{_printable(chunk.source + page)} [{chunk.start}:{chunk.end}]"
     head = f"{rank:2d}. {hit.score:.4f}  {place}"
     return "\n".join([head, *(f"    {line}" for line in lines)])
 

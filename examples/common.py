@@ -13,8 +13,10 @@ from typing import Annotated, Any
 import typer
 from python_reference import write_reference
 
+from autoreg_rag import cli
 from autoreg_rag.corpus import Chunker, check_corpus, corpus_name
 from autoreg_rag.errors import AutoRegError, ModelError, first_line
+from autoreg_rag.files import expanded
 from autoreg_rag.index.indexer import Indexer
 from autoreg_rag.index.places import is_index, kept_if_used
 from autoreg_rag.model import AutoRegModel
@@ -67,6 +69,7 @@ def ready_index(question: str, corpus: Path | None, place: Path | None, model: S
     """Check the question, bring the index up to date with the corpus, and return its folder."""
     if not question.strip():
         raise AutoRegError("the question is empty")
+    place = place and expanded(place)  # as it is when the index is opened
     if corpus is None and place is not None:
         if not is_index(place):
             raise AutoRegError(f"{place} is no index; name the corpus that it is to be made from")
@@ -82,7 +85,8 @@ def ready_index(question: str, corpus: Path | None, place: Path | None, model: S
         chunker = Chunker(loaded.backbone.tokenizer.backend_tokenizer)
         manifest = Manifest(loaded.fingerprint(), loaded.reference, loaded.dimension)
         with kept_if_used(partial(create_store, "faiss", folder, manifest), folder) as store:
-            summary = Indexer(loaded, store, chunker, show_progress=True).run(corpus)
+            bars = cli.shows_progress()
+            summary = Indexer(loaded, store, chunker, show_progress=bars).run(corpus)
         typer.echo("\n".join(summary.lines()), err=True)
 
     model.use(index)

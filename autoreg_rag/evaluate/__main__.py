@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -99,13 +98,16 @@ def evaluate(
             "max_length": ours.config.max_length,
             "chunk_size": chunk_size,
         }
-        output = json.dumps({"model": about, **to_json(results)}, ensure_ascii=False, indent=2)
+        content = {"model": about, **to_json(results)}
+        output = json.dumps(content, ensure_ascii=False, indent=2)
     else:
         output = markdown(results)
-    if out is None:
-        typer.echo(output)
-    else:
+    if out is not None:
         write_whole(out, f"{output}\n".encode())
+    elif as_json:
+        cli.print_json(content)
+    else:
+        typer.echo(output)
     if plot is not None:
         draw_results(results, plot)
 
@@ -119,7 +121,7 @@ def measure(
     role: Role,
 ) -> list[Result]:
     """Measure encoders on sets of both kinds, and tell each result as it comes."""
-    bars = sys.stderr.isatty()
+    bars = cli.shows_progress()
     results: list[Result] = []
     for dataset in sets:
         new = (

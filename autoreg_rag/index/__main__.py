@@ -19,6 +19,7 @@ from autoreg_rag.corpus import (
     check_corpus,
 )
 from autoreg_rag.errors import CorpusError
+from autoreg_rag.files import expanded
 from autoreg_rag.stores.names import COLLECTION, DEFAULT_PLACE
 
 
@@ -115,7 +116,7 @@ def index(
         raise typer.BadParameter("--chunk-overlap must be below --chunk-size")
     if url:
         check_url(url)
-    place = url or out or Path(DEFAULT_PLACE)
+    place = url or expanded(out or DEFAULT_PLACE)
     api_key = os.environ.get(cli.API_KEY_VARIABLE)
     for root in corpus:
         try:
@@ -152,7 +153,7 @@ def index(
             moved=moved,
             allow_empty=allow_empty,
             score_parts=score_parts,
-            show_progress=True,
+            show_progress=cli.shows_progress(),
         )
         with logging_redirect_tqdm():
             summary = indexer.run(*corpus)

@@ -84,7 +84,9 @@ class Summary:
             f"{self.skipped} skipped",
             f"{self.failed} failed",
         ]
-        rate = f"{self.encoded / self.seconds:.1f} chunks/s" if self.encoded else "nothing to do"
+        rate = (
+            f"{self.encoded / self.seconds:.1f} chunks/s" if self.encoded else "nothing to encode"
+        )
         chunks = [f"{self.encoded} encoded", f"{self.resumed} resumed"]
         if self.scored:
             chunks.append(f"{self.scored} with score parts")

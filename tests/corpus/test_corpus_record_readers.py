@@ -44,6 +44,11 @@ def test_the_first_of_several_text_fields_wins_if_it_is_a_string(read) -> None:
     assert facts(documents) == [("t", {"body": "b", "row": 1}), ("b", {"row": 2})]
 
 
+def test_an_empty_text_field_gives_way_to_one_that_is_not(read) -> None:
+    documents, _ = read("a.jsonl", lines({"text": " ", "content": "", "body": "b", "title": "T"}))
+    assert facts(documents) == [("b", {"title": "T", "row": 1})]
+
+
 def test_a_record_without_a_text_field_is_rendered_by_lines(read) -> None:
     record = {"name": "Ada", "born": 1815, "tags": ["é", "x"], "none": None, "blank": " "}
     documents, _ = read("a.jsonl", lines(record))
@@ -289,6 +294,18 @@ def test_rows_with_too_many_fields_or_bad_bytes_are_named_and_the_others_read(re
         "corpus/a.csv, row 11 (line 12): 3 fields, but the header has 2",
         "corpus/a.csv, row 13 (line 14): not valid utf-8",
     ]
+
+
+def test_a_quotation_mark_that_is_not_closed_is_an_error_and_swallows_no_rows(read) -> None:
+    rows = '\nid,text\n1,"two\nlines"\n2,"5"" pipe\n3,more\n4,last'
+    documents, (error,) = read("a.csv", rows)
+    assert [document.text for document in documents] == ["two\nlines"]
+    assert str(error) == ("corpus/a.csv, row 2 (line 5 to the end): a quotation mark is not closed")
+    with pytest.raises(ReadError, match="quotation mark in the header is not closed"):
+        read("b.csv", 'id,"text\n1,a\n2,b\n')
+    for end in ('"closed"', "plain", "plain\n\n"):
+        documents, errors = read("c.csv", f"id,text\n1,{end}")
+        assert (len(documents), errors) == (1, [])
 
 
 def test_huge_csv_fields_are_read(read) -> None:

@@ -167,6 +167,15 @@ def test_utf8_with_a_few_bad_bytes_stays_utf8(read, caplog) -> None:
     assert "corpus/a.txt: 1 places are not valid utf-8" in caplog.text
 
 
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
+def test_a_warning_is_one_line_whatever_a_file_is_called(read, caplog) -> None:
+    for data in ("déjà vu ".encode("cp1252") * 9, RUSSIAN.encode() + b"\xff" + JAPANESE.encode()):
+        read("go\x1b[31m\nne.txt", data)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert all(message.isprintable() for message in messages)
+
+
 def test_a_bad_byte_in_a_short_utf8_text_is_just_that(read) -> None:
     text = "Übung macht den Meister. Die größten Bäume stehen in Österreich, über Jürgens Wäldern."
     (document,), _ = read("a.txt", text.encode() + b" \xff.")

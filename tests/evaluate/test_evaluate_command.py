@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import sys
 from types import SimpleNamespace
@@ -77,6 +78,15 @@ def test_json_names_the_model_and_holds_all_results(command, sets):
     }
     found = [(r["set"], r["system"]) for r in content["results"]]
     assert sorted(found) == [("pets", "word vectors"), ("similar", "word vectors")]
+
+
+def test_json_is_exact_on_an_output_that_lacks_letters(command, sets, monkeypatch):
+    (sets / "pets").rename(sets / "漢字")
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding="cp1252"))
+    status, _, _ = command(sets / "漢字", "--json", "--no-bm25")
+    (result,) = json.loads(printed.getvalue())["results"]
+    assert (status, result["set"]) == (0, "漢字")
 
 
 def test_results_can_go_to_a_file(command, sets, tmp_path):

@@ -39,7 +39,8 @@ def test_index_and_search(corpus, tmp_path, tiny_folder, kind):
     assert result.returncode == 0, result.stderr
     summary = json.loads(result.stdout)
     assert (summary["files"], summary["added"], summary["failed"]) == (3, 3, 1)
-    assert "corpus/bad.txt" in result.stderr
+    assert "corpus/bad.txt: a binary file" in result.stderr
+    assert "%|" not in result.stderr  # nobody watches, so there are no bars
 
     strict = command("index", "corpus", *options, "--strict", cwd=tmp_path)
     assert "1 could not be read" in one_line_error(strict)
@@ -82,6 +83,19 @@ def test_a_corpus_or_index_that_is_not_there_is_one_line(tmp_path):
     assert "cannot read the corpus missing" in one_line_error(missing)
     assert list(tmp_path.iterdir()) == []
     assert "python -m autoreg_rag.index" in one_line_error(command("search", "q", cwd=tmp_path))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="HOME names the home folder on POSIX only")
+def test_a_home_folder_that_no_shell_has_written_out_is_one_place_for_both_commands(
+    corpus, tmp_path, tiny_folder, monkeypatch
+):
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    result = command("index", "corpus", "--out=~/idx", *small(tiny_folder), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "home"]
+    found = command("search", "flour", "--index=~/idx", "-k", "1", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
 
 
 def test_an_empty_corpus_leaves_no_index(tmp_path, tiny_folder):
@@ -172,10 +186,13 @@ def test_json_is_exact_on_an_output_that_lacks_letters(tmp_path, tiny_folder, mo
 def test_passages_do_not_command_the_terminal(tmp_path, tiny_folder):
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "file.txt").write_text("one \x1b]0;title\x07 two")
+    record = {"text": "one by one", "page": "\x1b]0;title\x07\n9"}
+    (tmp_path / "corpus" / "records.json").write_text(json.dumps(record))
     command("index", "corpus", *small(tiny_folder), cwd=tmp_path)
     result = command("search", "one", cwd=tmp_path)
     assert "\x1b" not in result.stdout
     assert "two" in result.stdout
+    assert "9 [0:10]" in result.stdout
 
 
 def test_an_index_whose_model_has_moved_says_which_and_what_to_do(tmp_path, corpus, tiny_folder):

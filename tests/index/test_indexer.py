@@ -39,6 +39,13 @@ def test_a_second_run_does_nothing(run, corpus, tmp_path, tiny_model):
         assert contents(store, tiny_model) == before
 
 
+def test_a_run_that_removes_does_not_say_that_there_was_nothing_to_do(run, corpus):
+    run(corpus.folder)
+    summary = run(corpus.folder, excludes=["*.md"])
+    assert (summary.removed, summary.encoded) == (1, 0)
+    assert "nothing to encode" in "\n".join(summary.lines())
+
+
 def test_changed_files_are_replaced_and_missing_ones_removed(run, corpus, tmp_path, tiny_model):
     run(corpus.folder)
     corpus.write("a.txt", "Now it is about birds.")

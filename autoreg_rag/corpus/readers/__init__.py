@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from autoreg_rag.corpus.files import CorpusFile
+from autoreg_rag.corpus.files import CorpusFile, shown
 from autoreg_rag.corpus.formats import Format, format_of
 from autoreg_rag.corpus.readers.csv_records import read_csv
 from autoreg_rag.corpus.readers.encoding import storable
@@ -21,7 +21,7 @@ from autoreg_rag.errors import ReadError
 
 logger = logging.getLogger(__name__)
 
-READER_VERSION = "2"
+READER_VERSION = "3"
 """Part of what a file's digest is taken over: raise it when documents come out differently."""
 
 MAX_BYTES = 100_000_000
@@ -111,4 +111,4 @@ def _storable(document: Document) -> Document:
 
 
 def _log(error: ReadError) -> None:
-    logger.warning("%s", error)
+    logger.warning("%s", shown(error))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator
-from itertools import chain
 
 from autoreg_rag.corpus.files import CorpusFile
 from autoreg_rag.corpus.readers.encoding import encoding_metadata
@@ -27,23 +26,38 @@ def read_csv(file: CorpusFile, max_bytes: int) -> Iterator[Document | ReadError]
     """Yield the rows that are not empty, counted from 1 for the first one below the header.
 
     Blank lines before the header, a line ``sep=;`` there, spaces after a delimiter, and
-    empty cells beyond the header's are all passed over.
+    empty cells beyond the header's are all passed over. A quotation mark that is not closed
+    makes one cell of all that follows; that is an error, not a row.
     """
     # The limit is one for the whole process, so it is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), min(max_bytes, _LARGEST_FIELD_LIMIT)))
     with open_lines(file, max_bytes) as (lines, encoding):
         skipped, header_line, delimiter = _opening(lines)
+        is_at_end = False
+
+        def rest() -> Iterator[str]:
+            nonlocal is_at_end
+            yield header_line
+            yield from lines
+            is_at_end = True
+
         rows = csv.reader(
-            chain((header_line,), lines),
+            rest(),
             delimiter=delimiter or _delimiter(file, header_line),
             skipinitialspace=True,
         )
         header = _names(next(rows, []))
+        if is_at_end:
+            raise ReadError(f"{file.source}: a quotation mark in the header is not closed")
         metadata = encoding_metadata(encoding)
+        begin = rows.line_num + 1
         for row, cells in enumerate(_tried(rows), start=1):
             place = f"{file.source}, row {row} (line {skipped + rows.line_num})"
             if isinstance(cells, csv.Error):
                 yield ReadError(f"{place}: {cells}")
+            elif is_at_end:  # a row that is whole asks for no more lines
+                place = f"{file.source}, row {row} (line {skipped + begin} to the end)"
+                yield ReadError(f"{place}: a quotation mark is not closed")
             elif any(map(str.strip, cells[len(header) :])):
                 yield ReadError(f"{place}: {len(cells)} fields, but the header has {len(header)}")
             elif any(map(is_damaged, cells)):
@@ -51,6 +65,7 @@ def read_csv(file: CorpusFile, max_bytes: int) -> Iterator[Document | ReadError]
             elif any(map(str.strip, cells)):
                 record = dict(zip(header, cells, strict=False))
                 yield document_of(record, file.source, row, metadata)
+            begin = rows.line_num + 1
 
 
 def _opening(lines: Iterator[str]) -> tuple[int, str, str | None]:

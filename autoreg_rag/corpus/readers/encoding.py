@@ -6,6 +6,7 @@ import codecs
 import logging
 import re
 
+from autoreg_rag.corpus.files import shown
 from autoreg_rag.errors import ReadError
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def decode(data: bytes, source: str) -> tuple[str, str]:
     if _is_hardly_text(text):
         raise ReadError(f"{source}: a binary file, or damaged {encoding} text")
     damaged = text.count("\ufffd")
-    logger.warning("%s: %d places are not valid %s", source, damaged, encoding)
+    logger.warning("%s: %d places are not valid %s", shown(source), damaged, encoding)
     return text, encoding
 
 
@@ -122,7 +123,7 @@ def detect(data: bytes, source: str, *, whole: bool = True) -> str:
         guess = _guess(data, error.start)
     if guess is None:
         raise ReadError(f"{source}: a binary file, or text in an encoding that is not known")
-    logger.warning("%s: not UTF-8; read as %s, which is a guess", source, guess)
+    logger.warning("%s: not UTF-8; read as %s, which is a guess", shown(source), guess)
     return guess
 
 

@@ -38,8 +38,8 @@ def document_of(record: Any, source: str, row: int, metadata: Mapping[str, Scala
     Returns
     -------
     Document
-        Its text is that of the first of `TEXT_FIELDS` that is a string, or the
-        title where that is empty; without such a field, a line ``name: value``
+        Its text is the first of `TEXT_FIELDS` that is a string and not empty, or the
+        title where all are empty; without such a field, a line ``name: value``
         for each field. Scalar fields are metadata, but for long texts, in their
         order until names and values come to 4,000 characters; the rest is left out.
 
@@ -54,7 +54,9 @@ def document_of(record: Any, source: str, row: int, metadata: Mapping[str, Scala
     if not isinstance(record, dict):
         raise ValueError("not a record: neither an object nor a text")
     names = {name.casefold(): name for name, value in record.items() if isinstance(value, str)}
-    text_name = next((names[name] for name in TEXT_FIELDS if name in names), None)
+    text_names = [names[name] for name in TEXT_FIELDS if name in names]
+    given = (name for name in text_names if record[name].strip())
+    text_name = next(given, text_names[0] if text_names else None)
     title = as_title(record.get(names.get("title")))
     if text_name is None:
         text = "\n".join(f"{name}: {_written(v)}" for name, v in record.items() if _is_given(v))

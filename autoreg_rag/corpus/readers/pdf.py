@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from autoreg_rag.corpus.files import CorpusFile
+from autoreg_rag.corpus.files import CorpusFile, shown
 from autoreg_rag.corpus.readers.opening import read_bytes
 from autoreg_rag.corpus.readers.reasons import reason
 from autoreg_rag.corpus.readers.titles import as_title
@@ -41,7 +41,8 @@ def read_pdf(file: CorpusFile, max_bytes: int) -> Iterator[Document | ReadError]
         has_text = has_text or bool(text.strip())
         yield Document(text, file.source, index, {**metadata, "page": index + 1})
     if not has_text:
-        logger.warning("%s: no text in it; scanned pages need text recognition", file.source)
+        source = shown(file.source)
+        logger.warning("%s: no text in it; scanned pages need text recognition", source)
 
 
 def _title(pdf: PdfReader) -> dict[str, str]:
