@@ -114,6 +114,8 @@ def index(
         raise typer.BadParameter("--faiss-factory needs --store faiss")
     if chunk_overlap >= chunk_size:
         raise typer.BadParameter("--chunk-overlap must be below --chunk-size")
+    if out and out.parts[:1] in (("http:",), ("https:",)):
+        raise typer.BadParameter("--out takes a folder; the URL of a Qdrant server goes with --url")
     if url:
         check_url(url)
     place = url or expanded(out or DEFAULT_PLACE)

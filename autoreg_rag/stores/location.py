@@ -66,16 +66,22 @@ def create_store(
     StoreError
         If there is something else, or the index cannot be made or opened.
     """
+    place = _place(location)
     if kind == "faiss":
+        if not isinstance(place, Path):
+            raise StoreError(
+                f"{shown_place(location)} is a server's address, and FAISS takes a folder: "
+                "its kind is qdrant"
+            )
         _check_collection(collection)
-        store = _create_faiss(Path(location), manifest, float16, factory)
+        store = _create_faiss(place, manifest, float16, factory)
         with _closed_if_refused(store, manifest, float16):
             if factory is not None:
                 store.use_factory(factory)
         return store
     if factory is not None:
         raise StoreError(f"--faiss-factory {factory} goes with --store faiss only")
-    qdrant = _create_qdrant(_place(location), manifest, api_key, collection, bool(float16))
+    qdrant = _create_qdrant(place, manifest, api_key, collection, bool(float16))
     with _closed_if_refused(qdrant, manifest, float16):
         return qdrant
 

@@ -225,6 +225,7 @@ def test_a_server_that_does_not_answer_is_one_line_without_secrets(tmp_path, cor
         ["--store", "shelf"],
         ["--url", "http://127.0.0.1:9", "--out", "x", "--store", "qdrant"],
         ["--url", "http://127.0.0.1:9"],
+        ["--out", "http://127.0.0.1:9"],
         ["--batch-tokens", "0"],
         ["--chunk-size", "8"],
         ["--chunk-size", "32", "--chunk-overlap", "32"],

@@ -209,6 +209,22 @@ def test_what_was_meant_as_a_url_is_not_taken_for_a_folder(url):
         check_url(url)
 
 
+def test_a_home_folder_is_one_place_for_making_and_opening(kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    create_store(kind, "~/index", MANIFEST).close()
+    open_store("~/index").close()
+    open_store(tmp_path / "home" / "index").close()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_faiss_takes_no_url(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match=r"http://host:6333 is a server's address.*qdrant"):
+        create_store("faiss", "http://me:word@host:6333", MANIFEST)
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_url_is_a_url():
     assert check_url("https://host:6333/x") == "https://host:6333/x"
 
