@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from autoreg_trainers.arguments import SettingsError, parse, save_effective
@@ -222,6 +222,8 @@ def test_saved_settings_are_read_back(tmp_path):
 awkward = st.sampled_from(["no", "1e5", "012", "1:30", "~", "null", "", "1_0", "0x1", "#", ".5"])
 
 
+@example(text="\x85", number=0.0)
+@example(text="a\u2028b\nc", number=0.0)
 @given(
     text=awkward | st.text(st.characters(exclude_categories=["Cs"])), number=st.floats(-1e9, 1e9)
 )

@@ -23,7 +23,13 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc] # PyYAML has no types
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc] # PyYAML has no types
     """Quotes text that either version would take for something else."""
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        # In other quotes PyYAML writes Unicode's line ends bare, and reads them as spaces.
+        style = '"' if _LINE_ENDS.search(data) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
+
+_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$")
 _PLAIN = {
     "null": (re.compile(r"(~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
@@ -33,6 +39,7 @@ _PLAIN = {
 }
 for _name, (_pattern, _first) in _PLAIN.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _pattern, _first)
+_Dumper.add_representer(str, _Dumper.represent_str)
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 

@@ -22,7 +22,8 @@ def test_all_of_it_is_good(tiny_model: AutoRegModel, caplog: pytest.LogCaptureFi
         rows = load_triplets(
             [Source(str(FOLDER), limit=4000)], model.backbone, model.config, seed=1, strict=True
         )
-    assert not caplog.messages
+    # A few rows have a negative that answers their query in another row.
+    assert ["answer the same query" in message for message in caplog.messages] == [True]
     assert len(rows) == 4000
     # Every file but those of compression and plain text gives some.
     names = {file.name.removesuffix(".jsonl.gz") for file in FOLDER.glob("*.jsonl.gz")}
