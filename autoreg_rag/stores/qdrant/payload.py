@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,6 +72,14 @@ def chunk_of(id: str, payload: Mapping[str, Any]) -> Chunk:
     """Return the chunk from which a payload was made; needs `TEXT` and `CHUNK` of it."""
     parts = payload[CHUNK]
     return Chunk(id, payload[TEXT], parts[SOURCE], parts["start"], parts["end"], parts[METADATA])
+
+
+def is_id(id: object) -> bool:
+    """Whether an id is spelled as those of chunks are."""
+    try:
+        return str(uuid.UUID(id)) == id  # type: ignore[arg-type] # or what is caught
+    except (AttributeError, TypeError, ValueError):
+        return False
 
 
 def is_chunk(point: models.Record | models.ScoredPoint) -> bool:

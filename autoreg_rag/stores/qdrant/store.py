@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -359,7 +358,7 @@ class QdrantStore(Store):
 
     def _retrieve(self, ids: Sequence[str], with_payload: list[str]) -> Iterator[models.Record]:
         """Yield the chunks that there are of these ids."""
-        ids = [id for id in ids if _is_uuid(id)]  # a server refuses all for any other
+        ids = [id for id in ids if payload.is_id(id)]  # a server refuses all for any other
         for start in range(0, len(ids), _IDS_AT_ONCE):
             some = ids[start : start + _IDS_AT_ONCE]
             points = self._call(self._client.retrieve, self._collection, some, with_payload)
@@ -397,11 +396,3 @@ def _make(connection: Connection, manifest: Manifest, collection: str, float16: 
 
 def _chunk(point: models.Record | models.ScoredPoint) -> Chunk:
     return payload.chunk_of(str(point.id), point.payload or {})
-
-
-def _is_uuid(id: str) -> bool:
-    """Whether an id is spelled as those of chunks are."""
-    try:
-        return str(uuid.UUID(id)) == id
-    except (AttributeError, TypeError, ValueError):
-        return False
